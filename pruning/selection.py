@@ -1,0 +1,109 @@
+"""Which round a job returns, and whether it passed: read from the rounds' validation metrics alone.
+
+Everything here reads the **validation** split of **trained** networks (the test split is evaluated, never used).
+Torch-free: the process that supervises the training decides with it.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import Field
+
+from pruning.recipe import AccuracyFloor, Section
+
+Select = Literal["smallest_passing", "best", "last"]
+
+COMPARE: dict[str, Callable[[float, float], bool]] = {
+    ">=": operator.ge,
+    ">": operator.gt,
+    "<=": operator.le,
+    "<": operator.lt,
+}
+
+
+class Gate(Section):
+    """A condition on the selected round; a job whose gate is missed succeeds with conclusion `gate_failed`."""
+
+    metric: Literal["accuracy", "loss"]
+    split: Literal["validation"] = "validation"
+    op: Literal[">=", ">", "<=", "<"] = ">="
+    value: float = Field(allow_inf_nan=False)
+
+    def passes(self, round_: RoundRecord) -> bool:
+        measured = round_.validation.get(self.metric)
+        return measured is not None and COMPARE[self.op](measured, self.value)
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """What choices read of a round. `position` counts entries; `number` is null for the unnumbered final entry.
+
+    `validation` maps metric names to values; it is empty for an untrained entry, which can pass nothing.
+    """
+
+    position: int
+    number: int | None
+    sparsity: float
+    validation: dict[str, float]
+
+
+def passes_floor(round_: RoundRecord, dense: RoundRecord, floor: AccuracyFloor | None) -> bool:
+    """a' > k * a, where a is the dense network's validation accuracy (Tan & Motani 2020 stop at a' <= k * a).
+
+    The dense network passes its own relative floor; an absolute floor it can miss.
+    """
+    if floor is None:
+        return True
+    accuracy = round_.validation.get("accuracy")
+    if accuracy is None:
+        return False
+    if floor.factor is not None:
+        return round_.number == 0 or accuracy > floor.factor * dense.validation["accuracy"]
+    assert floor.value is not None
+    return accuracy > floor.value
+
+
+def last_passing(rounds: Sequence[RoundRecord], floor: AccuracyFloor | None) -> RoundRecord:
+    """The round whose masks a job stands for: the last numbered one above the floor, else the dense network."""
+    numbered = [r for r in rounds if r.number is not None]
+    if floor is not None and floor.on_floor == "literal":
+        return numbered[-1]
+    return next((r for r in reversed(numbered) if passes_floor(r, numbered[0], floor)), numbered[0])
+
+
+def select_round(
+    rounds: Sequence[RoundRecord], gates: Sequence[Gate], floor: AccuracyFloor | None, select: Select
+) -> tuple[RoundRecord, bool]:
+    """(the round to return, whether it passed its gates). `rounds` in order of position, round 0 first.
+
+    Candidates are the trained rounds above the floor (with `on_floor: literal`, the last one run stands as well). Among
+    those that pass every gate: `smallest_passing` takes the sparsest, `best` the most accurate, `last` the last; between
+    equals, the later one. Where none passes, the same choice among the candidates is returned with False. The gates'
+    verdict is False, too, where the dense network misses an absolute floor.
+    """
+    dense = rounds[0]
+    trained = [r for r in rounds if r.validation]
+    literal = floor is not None and floor.on_floor == "literal"
+    candidates = [r for r in trained if passes_floor(r, dense, floor)]
+    if literal:
+        last_run = last_passing(trained, floor)
+        candidates = [r for r in candidates if r.position < last_run.position] + [
+            r for r in trained if r.position >= last_run.position
+        ]
+    floor_missed = not candidates
+    candidates = candidates or [dense]
+    passing = [r for r in candidates if all(gate.passes(r) for gate in gates)]
+    chosen = _choose(passing or candidates, select)
+    return chosen, bool(passing) and not floor_missed
+
+
+def _choose(candidates: Sequence[RoundRecord], select: Select) -> RoundRecord:
+    if select == "smallest_passing":
+        return max(candidates, key=lambda r: (r.sparsity, r.position))
+    if select == "best":
+        return max(candidates, key=lambda r: (r.validation.get("accuracy", 0.0), r.position))
+    return max(candidates, key=lambda r: r.position)

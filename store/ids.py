@@ -1,0 +1,17 @@
+"""Identifiers: a prefix that says what it names, then time and chance; they sort by the time they were made."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from typing import Literal
+
+Prefix = Literal["prj", "key", "mdl", "ds", "job", "art", "req"]
+
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32, lower case: no i, l, o, u to misread
+
+
+def new_id(prefix: Prefix) -> str:
+    """`job_06f3k2...`: 48 bits of milliseconds, 82 of chance."""
+    number = (time.time_ns() // 1_000_000) << 82 | secrets.randbits(82)
+    return f"{prefix}_" + "".join(_ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))

@@ -1,0 +1,227 @@
+"""The life of a job: submitted, claimed, its rounds stored, ended. Functions take a session and never commit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import insert, select, update
+from sqlalchemy.orm import Session
+
+from store import leases
+from store.blobs import StoredBlob
+from store.database import now
+from store.ids import new_id
+from store.leases import Fenced, holds
+from store.tables import Artifact, Attempt, Event, Job, JobStatus, Round
+from store.transitions import UNCHANGED, Changed, InvalidTransition, Trigger, change
+
+
+def submit(session: Session, **columns: Any) -> Job:
+    """A queued job and its first event. The caller commits, then rings."""
+    job = Job(id=new_id("job"), status=JobStatus.QUEUED, created_at=now(), queued_at=now(), num_events=1, **columns)
+    session.add(job)
+    session.flush()
+    session.execute(insert(Event).values(job_id=job.id, sequence=1, at=now(), type="job.queued", data={}))
+    session.refresh(job)
+    return job
+
+
+def find(session: Session, project_id: str, job_id: str) -> Job | None:
+    return session.scalar(select(Job).where(Job.id == job_id, Job.project_id == project_id))
+
+
+def order(session: Session, project_id: str, job_id: str, verb: Trigger) -> Job | None:
+    """A user's cancel, pause or resume. None: no such job here. Raises InvalidTransition; repeating is safe."""
+    job = find(session, project_id, job_id)
+    if job is None:
+        return None
+    if change(session, job_id, verb) is None:
+        session.refresh(job)
+        if JobStatus(job.status) not in UNCHANGED[verb]:
+            raise InvalidTransition(JobStatus(job.status), verb)
+    session.refresh(job)
+    return job
+
+
+# What a worker does. Each write is guarded by (job, attempt): a worker that lost its lease meets zero rows.
+
+
+def claim(session: Session, pool: str, worker: str, lease_seconds: float) -> Job | None:
+    """The best queued job of a pool (priority, then age) as this worker's own, or None."""
+    job_id = leases.claim(
+        session,
+        Job,
+        (Job.pool == pool) & (Job.status == JobStatus.QUEUED),
+        (Job.priority.desc(), Job.id),
+        worker,
+        lease_seconds,
+        status=JobStatus.RUNNING,
+        version=Job.version + 1,
+        num_events=Job.num_events + 1,
+    )
+    if job_id is None:
+        return None
+    session.execute(update(Job).where(Job.id == job_id, Job.started_at.is_(None)).values(started_at=now()))
+    job = session.scalars(select(Job).where(Job.id == job_id).execution_options(populate_existing=True)).one()
+    session.execute(insert(Attempt).values(job_id=job_id, number=job.attempt, worker=worker, started_at=now()))
+    data = {"attempt": job.attempt, "worker": worker}
+    session.execute(
+        insert(Event).values(job_id=job_id, sequence=job.num_events, at=now(), type="job.running", data=data)
+    )
+    return job
+
+
+def renew(
+    session: Session, job_id: str, attempt: int, lease_seconds: float, progress: dict[str, Any] | None
+) -> JobStatus:
+    """The job's status is the worker's order. Raises Fenced."""
+    seen = {"progress": progress, "version": Job.version + 1} if progress is not None else {}
+    return JobStatus(leases.renew(session, Job, job_id, attempt, lease_seconds, **seen))
+
+
+def record_determinism(session: Session, job_id: str, attempt: int, determinism: dict[str, Any]) -> None:
+    """The class of machine that computes this attempt; a resume in another class is said in an event."""
+    before = session.execute(select(Job.determinism).where(*holds(Job, job_id, attempt)).with_for_update()).first()
+    if before is None:
+        raise Fenced(job_id)
+    if before.determinism is not None and before.determinism != determinism:
+        _emit(session, job_id, "job.determinism_changed", {"before": before.determinism, "now": determinism})
+    session.execute(update(Job).where(Job.id == job_id).values(determinism=determinism, version=Job.version + 1))
+
+
+@dataclass(frozen=True)
+class NewArtifact:
+    kind: str
+    format: str
+    filename: str
+    blob: StoredBlob
+
+
+def record_round(
+    session: Session,
+    job: Job,
+    *,
+    position: int,
+    number: int | None,
+    sparsity: float,
+    report: dict[str, Any],
+    artifacts: Sequence[NewArtifact],
+    lease_seconds: float,
+) -> None:
+    """One more entry, whole or not at all. Raises Fenced where the attempt or the position is not the awaited one."""
+    advanced = session.execute(
+        update(Job)
+        .where(*holds(Job, job.id, job.attempt), Job.last_position == position - 1)
+        .values(
+            last_position=position,
+            failures=0,
+            lease_until=now() + lease_seconds,
+            version=Job.version + 1,
+        )
+        .returning(Job.id)
+        .execution_options(synchronize_session=False)
+    ).scalar()
+    if advanced is None:
+        raise Fenced(job.id)
+    session.execute(
+        insert(Round).values(
+            job_id=job.id,
+            position=position,
+            number=number,
+            attempt=job.attempt,
+            sparsity=sparsity,
+            report=report,
+            created_at=now(),
+        )
+    )
+    for artifact in artifacts:
+        session.execute(
+            insert(Artifact).values(
+                id=new_id("art"),
+                project_id=job.project_id,
+                job_id=job.id,
+                position=position,
+                kind=artifact.kind,
+                format=artifact.format,
+                filename=artifact.filename,
+                size_bytes=artifact.blob.size_bytes,
+                blob_digest=artifact.blob.digest,
+                created_at=now(),
+            )
+        )
+    _emit(session, job.id, "round.stored", {"position": position, "number": number, "sparsity": sparsity})
+
+
+def complete(session: Session, job_id: str, attempt: int, selected_position: int, passed: bool) -> None:
+    """The loop ended by its own rules. Raises Fenced."""
+    changed = change(
+        session,
+        job_id,
+        Trigger.COMPLETE,
+        attempt=attempt,
+        conclusion="passed" if passed else "gate_failed",
+        detail={"selected_position": selected_position},
+        selected_position=selected_position,
+    )
+    _end_attempt(session, job_id, attempt, "completed", changed)
+
+
+def fail(session: Session, job_id: str, attempt: int, error: dict[str, Any]) -> None:
+    """The user's error: not retried, completed rounds kept. Raises Fenced."""
+    changed = change(session, job_id, Trigger.FAIL, attempt=attempt, error=error, detail={"code": error["code"]})
+    _end_attempt(session, job_id, attempt, error["code"], changed)
+
+
+def give_back(session: Session, job_id: str, attempt: int, trigger: Trigger, reason: str) -> None:
+    """STOP (as ordered) or DRAIN (the worker shuts down): neither is a failure. Raises Fenced."""
+    _end_attempt(session, job_id, attempt, reason, change(session, job_id, trigger, attempt=attempt))
+
+
+def lose(session: Session, job_id: str, attempt: int, reason: str) -> Changed:
+    """The child died or the lease ran out: queued again, or failed where `max_failures` is reached. Raises Fenced."""
+    held = session.execute(
+        select(Job.failures, Job.max_failures).where(*holds(Job, job_id, attempt)).with_for_update()
+    ).first()
+    if held is None:
+        raise Fenced(job_id)
+    if held.failures + 1 < held.max_failures:
+        changed = change(
+            session,
+            job_id,
+            Trigger.LOSE,
+            attempt=attempt,
+            detail={"reason": reason},
+            failures=Job.failures + 1,
+        )
+    else:
+        error = {
+            "code": "worker_lost",
+            "message": f"{held.failures + 1} attempts in a row ended without storing a round; the last: {reason}",
+            "retryable": True,
+        }
+        changed = change(session, job_id, Trigger.GIVE_UP, attempt=attempt, error=error, failures=Job.failures + 1)
+    return _end_attempt(session, job_id, attempt, reason, changed)
+
+
+def _end_attempt(session: Session, job_id: str, attempt: int, reason: str, changed: Changed | None) -> Changed:
+    if changed is None:
+        raise Fenced(job_id)
+    session.execute(
+        update(Attempt)
+        .where(Attempt.job_id == job_id, Attempt.number == attempt)
+        .values(ended_at=now(), reason=reason[:400])
+    )
+    return changed
+
+
+def _emit(session: Session, job_id: str, type_: str, data: dict[str, Any]) -> None:
+    sequence = session.execute(
+        update(Job)
+        .where(Job.id == job_id)
+        .values(num_events=Job.num_events + 1)
+        .returning(Job.num_events)
+        .execution_options(synchronize_session=False)
+    ).scalar_one()
+    session.execute(insert(Event).values(job_id=job_id, sequence=sequence, at=now(), type=type_, data=data))

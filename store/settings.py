@@ -1,0 +1,68 @@
+"""Settings, read once from the environment (`ESPALIER_*`). Every process of the service reads the same ones."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="ESPALIER_", frozen=True)
+
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    data_dir: Path = Path("var")
+    database_url: str | None = None
+    broker_url: str = "redis://127.0.0.1:6379/0"
+    api_key: SecretStr | None = None
+    """A first key. Left out, one is made and printed once, when the database holds none."""
+    secret_key: SecretStr | None = None
+    """Links, cookies, webhooks and signatures derive from it; left out, a file of mode 0600 in the data directory."""
+
+    max_upload_bytes: int = Field(4 * 2**30, ge=1)
+    default_pool: str = "cpu"
+    worker_pool: str = "cpu"
+    """The pool that this worker serves, one Celery queue each."""
+    worker_threads: int = Field(1, ge=1)
+    """torch threads of one training process: part of the determinism class."""
+    child_memory_bytes: int = Field(6 * 2**30, ge=2**30)
+    """Address space of one training process, on top of the size of its dataset."""
+    folder_max_bytes: int = Field(16 * 2**30, ge=2**20)
+    """What one training process may leave in its folder before it is stopped."""
+    sandbox: Literal["on", "off"] = "on"
+
+    lease_seconds: float = Field(60, gt=0)
+    renew_seconds: float = Field(15, gt=0)
+    sweep_seconds: float = Field(3, gt=0)
+    stop_grace_seconds: float = Field(10, gt=0)
+    """Between asking a training process to stop and killing it."""
+
+    @property
+    def database(self) -> str:
+        """The SQLAlchemy URL; left out, SQLite in the data directory."""
+        return self.database_url or f"sqlite:///{self.data_dir.resolve() / 'espalier.db'}"
+
+    @property
+    def blob_dir(self) -> Path:
+        return self.data_dir / "blobs"
+
+    @property
+    def work_dir(self) -> Path:
+        """Folders of running attempts: this machine's own, never shared."""
+        return self.data_dir / "work"
+
+    def secret(self) -> bytes:
+        """The service's secret: the setting, else the file's, made at the first call (mode 0600, no race: O_EXCL)."""
+        if self.secret_key is not None:
+            return self.secret_key.get_secret_value().encode()
+        path = self.data_dir / "secret_key"
+        try:
+            path.touch(mode=0o600, exist_ok=False)
+        except FileExistsError:
+            return path.read_bytes()
+        path.write_text(secrets.token_urlsafe(32))
+        return path.read_bytes()

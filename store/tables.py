@@ -1,0 +1,261 @@
+"""Every table. Times are seconds since 1970 by the database's clock; digests are sha256 in hex."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Float,
+    ForeignKey,
+    Index,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    UniqueConstraint,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+Json = JSON().with_variant(JSONB, "postgresql")
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {dict[str, Any]: Json, list[Any]: Json, float: Float(53), int: BigInteger}  # noqa: RUF012
+
+
+class JobStatus(StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    PAUSING = "pausing"
+    PAUSED = "paused"
+    CANCELING = "canceling"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELED = "canceled"
+
+    @property
+    def is_terminal(self) -> bool:
+        return self in (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELED)
+
+
+class IntakeStatus(StrEnum):
+    """Of a model or a dataset."""
+
+    VALIDATING = "validating"
+    READY = "ready"
+    INVALID = "invalid"
+
+
+class Leased:
+    """What a worker holds while it works on a row. `lease_until` is null exactly while nobody holds it."""
+
+    attempt: Mapped[int] = mapped_column(default=0)
+    """Only ever rises: the fencing token. Every write of a worker is guarded by it."""
+    failures: Mapped[int] = mapped_column(default=0)
+    """Lost leases and dead children in a row; back to 0 when something was stored."""
+    worker: Mapped[str | None] = mapped_column(String(200), default=None)
+    lease_until: Mapped[float | None] = mapped_column(default=None)
+    rung_at: Mapped[float | None] = mapped_column(default=None)
+    """When a message was last sent for it; null: never, or it was lost with a worker."""
+
+
+class Project(Base):
+    __tablename__ = "projects"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    name: Mapped[str] = mapped_column(String(200))
+    created_at: Mapped[float]
+
+
+class ApiKey(Base):
+    __tablename__ = "api_keys"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    name: Mapped[str] = mapped_column(String(200))
+    digest: Mapped[str] = mapped_column(String(64), unique=True)
+    """sha256 of the key, which has 256 bits of chance: nothing to slow down a guesser for."""
+    created_at: Mapped[float]
+    expires_at: Mapped[float | None] = mapped_column(default=None)
+
+
+class Blob(Base):
+    """One row per content. A row `deleting` is about to vanish with its file: a put that meets it tries again."""
+
+    __tablename__ = "blobs"
+
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    size_bytes: Mapped[int]
+    touched_at: Mapped[float]
+    deleting: Mapped[bool] = mapped_column(default=False)
+
+
+class Model(Leased, Base):
+    __tablename__ = "models"
+    __table_args__ = (
+        Index(None, "project_id", "id"),
+        Index("ix_models_waiting", "status", "lease_until", "id"),
+    )
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    name: Mapped[str] = mapped_column(String(200))
+    format: Mapped[str] = mapped_column(String(40))
+    """safetensors or architecture."""
+    spec: Mapped[dict[str, Any]]
+    """architecture, input_shape, num_classes, seed: as asked for; null where the architecture's default serves."""
+    status: Mapped[str] = mapped_column(String(20))
+    blob_digest: Mapped[str | None] = mapped_column(ForeignKey("blobs.digest"), default=None)
+    """The weights. Null until validation has made them, where the model is a seeded architecture."""
+    report: Mapped[dict[str, Any] | None] = mapped_column(default=None)
+    """What validation found: layers, counts, output layer; null until ready."""
+    error: Mapped[dict[str, Any] | None] = mapped_column(default=None)
+    """{code, message, retryable}, where invalid."""
+    created_at: Mapped[float]
+
+
+class Dataset(Leased, Base):
+    __tablename__ = "datasets"
+    __table_args__ = (
+        Index(None, "project_id", "id"),
+        Index("ix_datasets_waiting", "status", "lease_until", "id"),
+    )
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    name: Mapped[str] = mapped_column(String(200))
+    format: Mapped[str] = mapped_column(String(40))
+    """npz or safetensors."""
+    status: Mapped[str] = mapped_column(String(20))
+    blob_digest: Mapped[str] = mapped_column(ForeignKey("blobs.digest"))
+    report: Mapped[dict[str, Any] | None] = mapped_column(default=None)
+    """{splits: {train: {num_examples, input_shape, ...}}}; null until ready."""
+    error: Mapped[dict[str, Any] | None] = mapped_column(default=None)
+    created_at: Mapped[float]
+
+
+class Job(Leased, Base):
+    """Status changes go through `store.jobs.change` and nothing else."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        Index(None, "project_id", "id"),
+        Index("ix_jobs_claim", "pool", "status", "priority", "id"),
+        Index("ix_jobs_leases", "status", "lease_until"),
+    )
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id"))
+    dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"))
+    recipe: Mapped[dict[str, Any]]
+    """A full `pruning.recipe.Recipe`."""
+    gates: Mapped[list[Any]]
+    select: Mapped[str] = mapped_column(String(20))
+    artifacts: Mapped[list[Any]]
+    """Kinds that are offered for download; model, masks and ticket are stored in any case: a resume needs them."""
+    pool: Mapped[str] = mapped_column(String(60))
+    priority: Mapped[int] = mapped_column(default=0)
+    """Higher goes first."""
+    max_failures: Mapped[int] = mapped_column(default=3)
+    queue_timeout_seconds: Mapped[float | None] = mapped_column(default=None)
+    deadline_seconds: Mapped[float | None] = mapped_column(default=None)
+    options: Mapped[dict[str, Any]]
+    """keep_rounds, cache and metadata, as given: echoed, read by nobody else yet."""
+
+    status: Mapped[str] = mapped_column(String(20))
+    conclusion: Mapped[str | None] = mapped_column(String(20), default=None)
+    """passed, gate_failed, error, canceled or timed_out; null until the status is terminal."""
+    error: Mapped[dict[str, Any] | None] = mapped_column(default=None)
+    determinism: Mapped[dict[str, Any] | None] = mapped_column(default=None)
+    """Device, CPU capability, threads and versions that computed it; null until the first attempt."""
+    planned_rounds: Mapped[int]
+    """How many rounds the recipe makes on this model if no floor ends it; round 0 not counted."""
+    last_position: Mapped[int] = mapped_column(default=-1)
+    """Position of the last stored entry; -1: none. A resume goes on behind it."""
+    progress: Mapped[dict[str, Any] | None] = mapped_column(default=None)
+    """{round, step, steps} of the training that runs now, as of the last renewal."""
+    selected_position: Mapped[int | None] = mapped_column(default=None)
+    version: Mapped[int] = mapped_column(default=1)
+    """Rises with every change that a reader could see."""
+    num_events: Mapped[int] = mapped_column(default=0)
+    created_at: Mapped[float]
+    queued_at: Mapped[float]
+    started_at: Mapped[float | None] = mapped_column(default=None)
+    finished_at: Mapped[float | None] = mapped_column(default=None)
+    expires_at: Mapped[float | None] = mapped_column(default=None)
+
+
+class Attempt(Base):
+    __tablename__ = "attempts"
+    __table_args__ = (PrimaryKeyConstraint("job_id", "number"),)
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    number: Mapped[int]
+    worker: Mapped[str] = mapped_column(String(200))
+    started_at: Mapped[float]
+    ended_at: Mapped[float | None] = mapped_column(default=None)
+    reason: Mapped[str | None] = mapped_column(String(400), default=None)
+    """Why it ended; null while it runs."""
+
+
+class Round(Base):
+    """One entry of a job's result: a numbered round, or the unnumbered final one. Written once, never changed."""
+
+    __tablename__ = "rounds"
+    __table_args__ = (PrimaryKeyConstraint("job_id", "position"),)
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    position: Mapped[int]
+    number: Mapped[int | None]
+    """Null: the final entry."""
+    attempt: Mapped[int]
+    sparsity: Mapped[float]
+    """Fraction removed, actual."""
+    report: Mapped[dict[str, Any]]
+    """The round's shape on the wire, less what other columns and rows hold."""
+    created_at: Mapped[float]
+
+
+class Artifact(Base):
+    __tablename__ = "artifacts"
+    __table_args__ = (
+        UniqueConstraint("job_id", "position", "kind"),
+        Index(None, "blob_digest"),
+    )
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    position: Mapped[int]
+    kind: Mapped[str] = mapped_column(String(20))
+    format: Mapped[str] = mapped_column(String(40))
+    filename: Mapped[str] = mapped_column(String(200))
+    size_bytes: Mapped[int]
+    blob_digest: Mapped[str] = mapped_column(ForeignKey("blobs.digest"))
+    created_at: Mapped[float]
+
+
+class Event(Base):
+    """What happened to a job, in order. `sequence` counts from 1 without gaps within a job."""
+
+    __tablename__ = "events"
+    __table_args__ = (PrimaryKeyConstraint("job_id", "sequence"),)
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    sequence: Mapped[int]
+    at: Mapped[float]
+    type: Mapped[str] = mapped_column(String(40))
+    data: Mapped[dict[str, Any]]
