@@ -13,8 +13,9 @@ def main() -> None:
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     upgrade(settings.database)
     database = Database(settings.database)
+    given = settings.api_key.get_secret_value() if settings.api_key else None
     with database.transaction() as session:
-        made = ensure_first_key(session, settings.api_key and settings.api_key.get_secret_value())
+        made = ensure_first_key(session, given)
     database.close()
     if made is not None:
         print(f"API key (shown this once, keep it): {made}", flush=True)

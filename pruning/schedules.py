@@ -10,6 +10,7 @@ import difflib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pruning.recipe import MAX_ROUNDS, LayerOverride, Recipe, Scope
 
@@ -28,6 +29,18 @@ class PlannedRound:
     number: int
     remaining: dict[str, int]
     sparsity: float
+
+
+def layer_sizes(model_report: Mapping[str, Any], granularity: str) -> list[LayerSize]:
+    """What competes, from the report of `pruning.intake.inspect_model`: exactly what the loop prunes.
+
+    Units: one size for each group of layers that have their units in common, under the name of its first layer.
+    """
+    layers = [layer for layer in model_report["layers"] if granularity in layer["prunable"]]
+    if granularity == "unit":
+        firsts = [layer for layer in layers if layer["group"] == layer["name"]]
+        return [LayerSize(layer["name"], layer["num_units"]) for layer in firsts]
+    return [LayerSize(layer["name"], layer["num_weights"], layer["is_output"]) for layer in layers]
 
 
 class RecipeRefused(ValueError):
@@ -79,20 +92,18 @@ def counts_by_layer(
     for name, left in remaining.items():
         override = overrides[name]
         fraction = min(1.0, recipe.schedule.fraction * (1.0 if override.rate is None else override.rate))
-        counts[name] = min(
-            count_to_prune(left, fraction, recipe.granularity), left - _floor_of(name, recipe, overrides)
-        )
+        counts[name] = min(count_to_prune(left, fraction, recipe.granularity), left - floor_of(name, recipe, overrides))
     return counts
 
 
 def count_globally(remaining: Mapping[str, int], recipe: Recipe, overrides: Mapping[str, LayerOverride]) -> int:
     """k of the next round for the whole network, where all layers compete: never more than can go."""
     total = sum(remaining.values())
-    can_go = sum(left - _floor_of(name, recipe, overrides) for name, left in remaining.items())
+    can_go = sum(left - floor_of(name, recipe, overrides) for name, left in remaining.items())
     return min(count_to_prune(total, recipe.schedule.fraction, recipe.granularity), can_go)
 
 
-def _floor_of(name: str, recipe: Recipe, overrides: Mapping[str, LayerOverride]) -> int:
+def floor_of(name: str, recipe: Recipe, overrides: Mapping[str, LayerOverride]) -> int:
     """What always stays in a layer: `min_units` units, or one weight (a layer without any disconnects the network)."""
     return overrides[name].min_units if recipe.granularity == "unit" else 1
 
@@ -127,9 +138,21 @@ def _spread(
 ) -> dict[str, int]:
     counts = {}
     for name, left in sorted(remaining.items(), key=lambda item: -item[1]):
-        counts[name] = min(count, left - _floor_of(name, recipe, overrides))
+        counts[name] = min(count, left - floor_of(name, recipe, overrides))
         count -= counts[name]
     return counts
+
+
+def target_sparsity(layers: Sequence[LayerSize], recipe: Recipe, number: int) -> float:
+    """What the schedule's fractions alone make of round `number`, before rounding to whole weights or units."""
+    overrides = resolve_overrides(recipe.scope, layers)
+    counted = [layer for layer in layers if not overrides[layer.name].ignore]
+    left = 0.0
+    for layer in counted:
+        rate = overrides[layer.name].rate
+        fraction = min(1.0, recipe.schedule.fraction * (1.0 if rate is None else rate))
+        left += layer.size * (1 - fraction) ** number
+    return 1 - left / sum(layer.size for layer in counted)
 
 
 def plan(layers: Sequence[LayerSize], recipe: Recipe) -> list[PlannedRound]:

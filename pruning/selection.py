@@ -80,9 +80,9 @@ def select_round(
 ) -> tuple[RoundRecord, bool]:
     """(the round to return, whether it passed its gates). `rounds` in order of position, round 0 first.
 
-    Candidates are the trained rounds above the floor (with `on_floor: literal`, the last one run stands as well). Among
-    those that pass every gate: `smallest_passing` takes the sparsest, `best` the most accurate, `last` the last; between
-    equals, the later one. Where none passes, the same choice among the candidates is returned with False. The gates'
+    Candidates are the trained rounds above the floor (with `on_floor: literal`, the last one run stands as well).
+    Among those that pass every gate, `smallest_passing` takes the sparsest, `best` the most accurate, `last` the last;
+    between equals, the later one. Where none passes, the same choice among the candidates is returned with False. The gates'
     verdict is False, too, where the dense network misses an absolute floor.
     """
     dense = rounds[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
@@ -61,12 +61,12 @@ def _added(session: Session, row: Row) -> Row:
 
 def claim(session: Session, worker: str, lease_seconds: float) -> Intake | None:
     """The oldest model or dataset that waits for validation, or None. Any worker serves any: no pool."""
-    for entity in (Dataset, Model):
+    entities: tuple[type[Intake], ...] = (Dataset, Model)
+    for entity in entities:
         waiting = (entity.status == IntakeStatus.VALIDATING) & entity.lease_until.is_(None)
         row_id = leases.claim(session, entity, waiting, (entity.id,), worker, lease_seconds)
         if row_id is not None:
-            claimed: Intake = session.get_one(entity, row_id, populate_existing=True)
-            return claimed
+            return cast(Intake, session.get_one(entity, row_id))
     return None
 
 
@@ -117,7 +117,7 @@ def _settle(session: Session, entity: type[Model] | type[Dataset], row_id: str, 
     settled = session.execute(
         update(entity)
         .where(*holds(entity, row_id, attempt))
-        .values(lease_until=None, worker=None, rung_at=None, **values)
+        .values(lease_until=None, worker=None, **values)
         .returning(entity.id)
         .execution_options(synchronize_session=False)
     ).scalar()

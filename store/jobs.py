@@ -225,3 +225,18 @@ def _emit(session: Session, job_id: str, type_: str, data: dict[str, Any]) -> No
         .execution_options(synchronize_session=False)
     ).scalar_one()
     session.execute(insert(Event).values(job_id=job_id, sequence=sequence, at=now(), type=type_, data=data))
+
+
+def stored_rounds(session: Session, job_id: str) -> list[Round]:
+    """In order of position."""
+    return list(session.scalars(select(Round).where(Round.job_id == job_id).order_by(Round.position)))
+
+
+def stored_artifacts(session: Session, job_id: str, position: int) -> list[Artifact]:
+    return list(session.scalars(select(Artifact).where(Artifact.job_id == job_id, Artifact.position == position)))
+
+
+def events(session: Session, job_id: str, after: int = 0, limit: int = 1000) -> list[Event]:
+    """In order of sequence, from behind `after`."""
+    later = select(Event).where(Event.job_id == job_id, Event.sequence > after)
+    return list(session.scalars(later.order_by(Event.sequence).limit(limit)))

@@ -3,9 +3,7 @@ repeat and to run in any number of sweepers at once. None of these commits."""
 
 from __future__ import annotations
 
-from typing import Any
-
-from sqlalchemy import ColumnElement, or_, select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from store import intake, jobs, leases
@@ -65,34 +63,11 @@ def _close_attempts(session: Session, job_id: str, reason: str) -> None:
     )
 
 
-def unrung(session: Session, default_pool: str, patience_seconds: dict[str, float]) -> list[str]:
-    """One pool name for each row that waits longer than a message would take; they count as rung from here on.
-
-    `patience_seconds` by pool: short where the pool's queue is empty (the message is lost), long where messages wait
-    (all workers are busy), absent where the broker is away.
-    """
-    pools: list[str] = []
-    for pool, patience in patience_seconds.items():
-        pools += [pool] * _mark_rung(session, Job, (Job.status == JobStatus.QUEUED) & (Job.pool == pool), patience)
-        if pool == default_pool:
-            for entity in (Model, Dataset):
-                waiting = (entity.status == IntakeStatus.VALIDATING) & entity.lease_until.is_(None)
-                pools += [pool] * _mark_rung(session, entity, waiting, patience)
-    return pools
-
-
-def _mark_rung(session: Session, entity: Any, waiting: ColumnElement[bool], patience_seconds: float) -> int:
-    silent = or_(entity.rung_at.is_(None), entity.rung_at < now() - patience_seconds)
-    rows = select(entity.id).where(waiting, silent).order_by(entity.id).limit(BATCH).with_for_update(skip_locked=True)
-    ids = session.scalars(rows).all()
-    if ids:
-        session.execute(
-            update(entity).where(entity.id.in_(ids)).values(rung_at=now()).execution_options(synchronize_session=False)
-        )
-    return len(ids)
-
-
-def waiting_pools(session: Session, default_pool: str) -> list[str]:
-    """Every pool that has queued jobs, and the default pool, which validations ring."""
-    queued = session.scalars(select(Job.pool).where(Job.status == JobStatus.QUEUED).distinct())
-    return sorted({default_pool, *queued})
+def waiting_rows(session: Session, default_pool: str) -> dict[str, int]:
+    """How many rows wait for a worker, by pool: queued jobs, and in the default pool what is to be validated."""
+    by_pool = select(Job.pool, func.count()).where(Job.status == JobStatus.QUEUED).group_by(Job.pool)
+    waiting = {default_pool: 0} | dict(session.execute(by_pool).tuples())
+    for entity in (Model, Dataset):
+        unheld = (entity.status == IntakeStatus.VALIDATING) & entity.lease_until.is_(None)
+        waiting[default_pool] += session.scalars(select(func.count()).select_from(entity).where(unheld)).one()
+    return waiting

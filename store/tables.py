@@ -67,8 +67,6 @@ class Leased:
     """Lost leases and dead children in a row; back to 0 when something was stored."""
     worker: Mapped[str | None] = mapped_column(String(200), default=None)
     lease_until: Mapped[float | None] = mapped_column(default=None)
-    rung_at: Mapped[float | None] = mapped_column(default=None)
-    """When a message was last sent for it; null: never, or it was lost with a worker."""
 
 
 class Project(Base):

@@ -111,7 +111,7 @@ def change(
     if lasting:
         # Whoever held the job holds it no longer; orders (pausing, canceling) leave the lease with the worker.
         values |= {"lease_until": case((Job.status.in_(lasting), null()), else_=Job.lease_until)}
-        values |= {"worker": case((Job.status.in_(lasting), null()), else_=Job.worker), "rung_at": null()}
+        values |= {"worker": case((Job.status.in_(lasting), null()), else_=Job.worker)}
         values |= {"progress": null()}
     if ending:
         named = {

@@ -1,0 +1,202 @@
+"""What an attempt at a job, and one at a model or dataset, tells its child and does with what the child answers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import Any, cast
+
+from sqlalchemy.orm import Session
+
+from pruning.recipe import Recipe
+from pruning.selection import Gate, RoundRecord, Select, last_passing, select_round
+from store import intake, jobs
+from store.blobs import BlobStore, StoredBlob, Vanishing, refer
+from store.settings import Settings
+from store.tables import Dataset, Job, Model, Round
+from store.transitions import Trigger
+from worker.folder import Folder
+from worker.lease import Lease
+from worker.messages import AnyMessage, Failed, Finished, RoundDone, Started, Validated
+
+log = logging.getLogger(__name__)
+
+FORMATS = {
+    "model": ("safetensors", "model.safetensors"),
+    "masks": ("safetensors", "masks.safetensors"),
+    "ticket": ("safetensors", "ticket.safetensors"),
+    "sparse": ("safetensors.zst", "model.sparse.safetensors.zst"),
+}
+"""By artifact kind: format, and the name under which it is downloaded."""
+
+
+class JobAttempt:
+    def __init__(self, job: Job, lease: Lease, folder: Folder, blobs: BlobStore, settings: Settings) -> None:
+        self.job, self.lease, self.folder, self.blobs, self.settings = job, lease, folder, blobs, settings
+        self.recipe = Recipe.model_validate(job.recipe)
+
+    def order(self) -> dict[str, Any]:
+        """The child's one order: inputs lie in its folder, `rounds` are the entries that are stored already."""
+        model, dataset, rounds = self.lease.write(self._read_inputs)
+        assert model.blob_digest is not None
+        self.blobs.link(model.blob_digest, self.folder.inputs / "model")
+        self.blobs.link(dataset.blob_digest, self.folder.inputs / "dataset")
+        records = [_record(row) for row in rounds]
+        if records:
+            # A resume goes on from the last entry, and the final entry takes the masks of the last that passed.
+            passing = last_passing(records, self.recipe.stop.accuracy_floor)
+            for position in {records[-1].position, passing.position}:
+                for kind, digest in self.lease.write(partial(self._digests, position)).items():
+                    self.blobs.link(digest, self.folder.inputs / f"{position}.{kind}")
+        return {
+            "work": "prune",
+            "folder": str(self.folder.root),
+            "model": model.spec,
+            "dataset_format": dataset.format,
+            "recipe": self.recipe.to_json(),
+            "rounds": [vars(record) for record in records],
+            "threads": self.settings.worker_threads,
+            "memory_bytes": self.settings.child_memory_bytes + (dataset.report or {}).get("num_bytes", 0),
+            "file_bytes": self.folder.max_bytes,
+        }
+
+    def take(self, message: AnyMessage) -> bool:
+        """Do with a message what it asks for; True where it ended the job."""
+        match message:
+            case Started():
+                self.lease.write(
+                    lambda session: jobs.record_determinism(
+                        session, self.job.id, self.job.attempt, dict(message.determinism)
+                    )
+                )
+            case RoundDone():
+                self._store_round(message)
+            case Finished():
+                self.lease.write(self._complete)
+                return True
+            case Failed():
+                error = {"code": message.code, "message": message.message, "retryable": False}
+                self.lease.write(lambda session: jobs.fail(session, self.job.id, self.job.attempt, error))
+                return True
+            case _:
+                log.warning("%s: unexpected message %s", self.job.id, message.type)
+        return False
+
+    def stopped(self, drained: bool) -> bool:
+        trigger = Trigger.DRAIN if drained else Trigger.STOP
+        reason = "the worker shut down" if drained else f"stopped: {self.lease.status}"
+        self.lease.write(lambda session: jobs.give_back(session, self.job.id, self.job.attempt, trigger, reason))
+        return drained
+
+    def lost(self, reason: str) -> bool:
+        log.warning("%s attempt %d: %s", self.job.id, self.job.attempt, reason)
+        changed = self.lease.write(lambda session: jobs.lose(session, self.job.id, self.job.attempt, reason))
+        return not changed.status.is_terminal
+
+    def _read_inputs(self, session: Session) -> tuple[Model, Dataset, list[Round]]:
+        model = session.get_one(Model, self.job.model_id)
+        dataset = session.get_one(Dataset, self.job.dataset_id)
+        return model, dataset, jobs.stored_rounds(session, self.job.id)
+
+    def _digests(self, position: int, session: Session) -> dict[str, str]:
+        artifacts = jobs.stored_artifacts(session, self.job.id, position)
+        return {a.kind: a.blob_digest for a in artifacts if a.kind in ("model", "masks")}
+
+    def _store_round(self, done: RoundDone) -> None:
+        def record(blobs: dict[str, StoredBlob], session: Session) -> None:
+            for blob in blobs.values():
+                refer(session, blob)
+            jobs.record_round(
+                session,
+                self.job,
+                position=done.position,
+                number=done.number,
+                sparsity=done.sparsity,
+                report=done.report.model_dump(),
+                artifacts=[jobs.NewArtifact(kind, *FORMATS[kind], blob) for kind, blob in blobs.items()],
+                lease_seconds=self.lease.seconds,
+            )
+
+        files = {kind: name for kind, name in done.files.items() if kind in FORMATS}
+        _store(self.lease, self.folder, self.blobs, files, record)
+        for name in files.values():
+            self.folder.discard(name)
+
+    def _complete(self, session: Session) -> None:
+        records = [_record(row) for row in jobs.stored_rounds(session, self.job.id)]
+        gates = [Gate.model_validate(gate) for gate in self.job.gates]
+        selected, passed = select_round(records, gates, self.recipe.stop.accuracy_floor, cast(Select, self.job.select))
+        jobs.complete(session, self.job.id, self.job.attempt, selected.position, passed)
+
+
+class IntakeAttempt:
+    """Validation of a model or a dataset."""
+
+    def __init__(
+        self, row: Model | Dataset, lease: Lease, folder: Folder, blobs: BlobStore, settings: Settings
+    ) -> None:
+        self.row, self.lease, self.folder, self.blobs, self.settings = row, lease, folder, blobs, settings
+
+    def order(self) -> dict[str, Any]:
+        if self.row.blob_digest is not None:
+            self.blobs.link(self.row.blob_digest, self.folder.inputs / "upload")
+        return {
+            "work": "validate_model" if isinstance(self.row, Model) else "validate_dataset",
+            "folder": str(self.folder.root),
+            "format": self.row.format,
+            "model": self.row.spec if isinstance(self.row, Model) else None,
+            "threads": self.settings.worker_threads,
+            "memory_bytes": self.settings.child_memory_bytes,
+            "file_bytes": self.folder.max_bytes,
+        }
+
+    def take(self, message: AnyMessage) -> bool:
+        row = self.row
+        match message:
+            case Validated():
+
+                def accept(blobs: dict[str, StoredBlob], session: Session) -> None:
+                    intake.accept(session, type(row), row.id, row.attempt, message.report, blobs.get("weights"))
+
+                files = {"weights": message.weights} if message.weights else {}
+                _store(self.lease, self.folder, self.blobs, files, accept)
+                return True
+            case Failed():
+                error = {"code": message.code, "message": message.message, "retryable": False}
+                self.lease.write(lambda session: intake.refuse(session, type(row), row.id, row.attempt, error))
+                return True
+            case _:
+                return False
+
+    def stopped(self, drained: bool) -> bool:  # noqa: ARG002 - nobody can stop a validation but a drain
+        self.lease.write(lambda session: intake.release(session, type(self.row), self.row.id, self.row.attempt))
+        return True
+
+    def lost(self, reason: str) -> bool:
+        row = self.row
+        log.warning("%s attempt %d: %s", row.id, row.attempt, reason)
+        self.lease.write(lambda session: intake.lose(session, type(row), row.id, row.attempt, reason))
+        return True
+
+
+def _store(
+    lease: Lease,
+    folder: Folder,
+    blobs: BlobStore,
+    files: dict[str, str],
+    record: Callable[[dict[str, StoredBlob], Session], None],
+) -> None:
+    """Copy files into the store, then refer to them, in one transaction with what they belong to."""
+    while True:
+        stored = {kind: folder.store(name, blobs) for kind, name in files.items()}
+        try:
+            lease.write(partial(record, stored))
+            return
+        except Vanishing:
+            continue  # a collector took one of them in between: the files are still here, copy again
+
+
+def _record(row: Round) -> RoundRecord:
+    validation = row.report["metrics"].get("validation", {})
+    return RoundRecord(row.position, row.number, row.sparsity, validation)

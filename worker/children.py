@@ -1,0 +1,151 @@
+"""Child processes: one fresh one for each attempt, kept warm so that a start costs milliseconds.
+
+A spare has imported torch already and waits for its one order on stdin. It dies with its parent: stdin ends, and the
+kernel's PDEATHSIG fires. That signal fires when the *thread* that spawned it ends, so one thread that lives as long as
+the worker spawns them all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from typing import IO, Any
+
+from worker.messages import MAX_LINE_BYTES, AnyMessage, BadMessage, parse
+
+ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/nonexistent", "OMP_NUM_THREADS": "1"}
+"""All that a child is told of the world: no settings, no secrets."""
+
+STDERR_LINES = 40
+MAX_WAITING_MESSAGES = 1000
+
+
+class Exited:
+    """The last thing heard of a child."""
+
+
+class Child:
+    """A process that does one piece of work. `messages` ends with Exited."""
+
+    def __init__(self) -> None:
+        read_end, write_end = os.pipe()
+        self.process = subprocess.Popen(
+            [sys.executable, "-I", "-m", "worker.runner", str(write_end)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            pass_fds=(write_end,),
+            env=ENVIRONMENT,
+            cwd="/",
+            start_new_session=True,
+        )
+        os.close(write_end)
+        self.messages: queue.Queue[AnyMessage | BadMessage | Exited] = queue.Queue(MAX_WAITING_MESSAGES)
+        self._stderr: deque[str] = deque(maxlen=STDERR_LINES)
+        assert self.process.stderr is not None
+        errors = self.process.stderr
+        self._readers = [
+            threading.Thread(target=self._read_messages, args=(os.fdopen(read_end, "rb"),), daemon=True),
+            threading.Thread(target=self._read_stderr, args=(errors,), daemon=True),
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    def order(self, order: dict[str, Any]) -> None:
+        """The one piece of work. A child that is dead already is found out by its messages' end."""
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.write(json.dumps(order).encode() + b"\n")
+            self.process.stdin.flush()
+
+    def next_message(self, timeout_seconds: float) -> AnyMessage | BadMessage | Exited | None:
+        """None: nothing was said in that time."""
+        try:
+            return self.messages.get(timeout=timeout_seconds)
+        except queue.Empty:
+            return None
+
+    def ask_to_stop(self) -> None:
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """At once and for good; nothing of it is left when this returns."""
+        self._signal(signal.SIGKILL)
+        self.process.wait()
+        for _ in range(100):  # bounded: a pipe that something else still holds is left to its daemon thread
+            if not any(reader.is_alive() for reader in self._readers):
+                break
+            with contextlib.suppress(queue.Empty):  # a reader may wait for room
+                self.messages.get(timeout=0.02)
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+
+    def last_words(self) -> str:
+        """How it ended, for people: exit code or signal, and the end of what it wrote to stderr."""
+        code = self.process.wait()
+        end = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        self._readers[1].join(timeout=1)
+        words = " | ".join(line.strip() for line in list(self._stderr)[-3:] if line.strip())
+        return f"the training process ended with {end}" + (f": {words[-300:]}" if words else "")
+
+    def _signal(self, number: signal.Signals) -> None:
+        # The whole session: should a child ever have children, they go with it.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
+
+    def _read_messages(self, pipe: IO[bytes]) -> None:
+        with pipe:
+            while line := pipe.readline(MAX_LINE_BYTES + 1):
+                try:
+                    if len(line) > MAX_LINE_BYTES:
+                        raise BadMessage(f"a message of more than {MAX_LINE_BYTES} bytes")
+                    self.messages.put(parse(line))
+                except BadMessage as error:
+                    self.messages.put(error)
+                    break
+        self.messages.put(Exited())
+
+    def _read_stderr(self, pipe: IO[bytes]) -> None:
+        with pipe:
+            while line := pipe.readline(4096):
+                self._stderr.append(line.decode(errors="replace"))
+
+
+class Children:
+    """Hands out warm children and has a spare ready for the next."""
+
+    def __init__(self) -> None:
+        self._spawner = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spawner")
+        self._spares: queue.SimpleQueue[Child] = queue.SimpleQueue()
+
+    def warm_up(self) -> None:
+        self._spawner.submit(self._refill)
+
+    def take(self) -> Child:
+        try:
+            child = self._spares.get_nowait()
+            while child.process.poll() is not None:
+                child.kill()
+                child = self._spares.get_nowait()
+        except queue.Empty:
+            child = self._spawner.submit(Child).result()
+        self.warm_up()
+        return child
+
+    def close(self) -> None:
+        self._spawner.shutdown(wait=True)
+        while not self._spares.empty():
+            self._spares.get().kill()
+
+    def _refill(self) -> None:
+        if self._spares.empty():
+            self._spares.put(Child())

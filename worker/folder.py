@@ -1,0 +1,61 @@
+"""The one folder that a child may write: `in/` holds its inputs, `out/` what it made. Its content is not trusted."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from pathlib import Path
+
+from store.blobs import BlobStore, StoredBlob
+
+
+class BadFile(Exception):
+    """What the child announced is not a regular file of its own folder, or too large."""
+
+
+class Folder:
+    def __init__(self, root: Path, max_bytes: int) -> None:
+        self.root, self.max_bytes = root.resolve(), max_bytes
+        self.inputs, self.outputs = self.root / "in", self.root / "out"
+
+    def __enter__(self) -> Folder:
+        self.remove()  # left by a worker of the same name that was killed
+        for folder in (self.inputs, self.outputs):
+            folder.mkdir(parents=True, mode=0o700)
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.remove()
+
+    def remove(self) -> None:
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    def store(self, name: str, blobs: BlobStore) -> StoredBlob:
+        """Copy an announced file into the blob store, hashing what is copied.
+
+        Never a rename: the child may still hold the file open and write to it. No link is followed, nothing but a
+        regular file is read (a FIFO would block, a device would not end).
+        """
+        try:
+            descriptor = os.open(self.outputs / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            raise BadFile(f"{name}: {error.strerror}") from error
+        with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise BadFile(f"{name} is not a regular file")
+            return blobs.put_file(file, self.max_bytes)
+
+    def discard(self, name: str) -> None:
+        (self.outputs / name).unlink(missing_ok=True)
+
+    def size_bytes(self) -> int:
+        """What the child has written; links count as themselves."""
+        total = 0
+        for parent, _folders, files in os.walk(self.outputs):
+            for name in files:
+                try:
+                    total += (Path(parent) / name).lstat().st_size
+                except FileNotFoundError:
+                    continue  # the child moves its own files as it likes
+        return total

@@ -1,0 +1,78 @@
+"""One held row: renewed on time, written to under the fence, given up before anybody else may take it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from store import jobs, leases
+from store.database import Database
+from store.leases import Entity, Fenced
+from store.settings import Settings
+from store.tables import Job, JobStatus
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+RETRY_SECONDS = 0.5
+PROGRESS_SECONDS = 1.0
+ORDERS = (JobStatus.PAUSING, JobStatus.CANCELING)
+
+
+class Lease:
+    """`attempt` is the fencing token: every write here is guarded by it and raises Fenced when it is stale."""
+
+    def __init__(self, database: Database, settings: Settings, entity: Entity, row_id: str, attempt: int) -> None:
+        self.entity, self.row_id, self.attempt = entity, row_id, attempt
+        self.seconds = settings.lease_seconds
+        self._database, self._renew_seconds = database, settings.renew_seconds
+        self._renewed_at = time.monotonic()
+        self._progress: dict[str, Any] | None = None
+        self.status: str = ""
+
+    @property
+    def ordered_to_stop(self) -> bool:
+        return self.status in ORDERS
+
+    def report_progress(self, progress: dict[str, Any]) -> None:
+        """Shown with the next renewal, which it brings forward."""
+        self._progress = progress
+
+    def renew_if_due(self) -> None:
+        age = time.monotonic() - self._renewed_at
+        if age >= self._renew_seconds or (self._progress is not None and age >= PROGRESS_SECONDS):
+            self.write(self._renew)
+
+    def _renew(self, session: Session) -> None:
+        if self.entity is Job:
+            self.status = jobs.renew(session, self.row_id, self.attempt, self.seconds, self._progress)
+        else:
+            leases.renew(session, self.entity, self.row_id, self.attempt, self.seconds)
+        self._progress = None
+
+    def write(self, work: Callable[[Session], T]) -> T:
+        """Do `work` in one transaction, again and again while the database is away, up to the lease's end.
+
+        Raises Fenced where the row is not ours any more, or cannot be known to be: past the margin another worker may
+        hold it, so this one stops by itself.
+        """
+        while True:
+            asked_at = time.monotonic()
+            try:
+                with self._database.transaction() as session:
+                    result = work(session)
+            except DBAPIError as error:
+                log.warning("%s attempt %d: the database is away: %s", self.row_id, self.attempt, error)
+                if time.monotonic() > self._renewed_at + 0.8 * self.seconds:
+                    raise Fenced(self.row_id) from error
+                time.sleep(RETRY_SECONDS)
+            else:
+                # Counted from before the question: the database's clock started no earlier.
+                self._renewed_at = asked_at
+                return result

@@ -1,0 +1,200 @@
+"""The child: waits for its one order, does it, announces what it made. `python -I -m worker.runner FD`.
+
+It knows neither database nor network. It reads `in/` and writes `out/` of its own folder and speaks JSON lines on the
+descriptor that it was given.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from pruning.formats.architectures import build
+from pruning.formats.datasets import describe, read_dataset
+from pruning.formats.errors import FormatError
+from pruning.formats.results import read_masks, write_masks, write_sparse, write_state
+from pruning.formats.weights import load_into, read_state_dict
+from pruning.intake import inspect_model
+from pruning.iterative import Resume, Round, Stored, prune_iteratively
+from pruning.recipe import Recipe
+from pruning.reports import round_report
+from pruning.schedules import RecipeRefused
+from pruning.selection import RoundRecord
+from pruning.training import Diverged
+from worker.messages import Failed, Finished, Message, Progress, RoundDone, Started, Validated
+
+STOPPED = 75
+"""Exit code after an order to stop."""
+ORPHANED = 77
+PROGRESS_SECONDS = 0.2
+
+
+class Stopped(BaseException):
+    """Ordered to stop; raised between two steps, so that nothing is half-written."""
+
+
+class Runner:
+    def __init__(self, descriptor: int, order: dict[str, Any]) -> None:
+        self._pipe = os.fdopen(descriptor, "wb")
+        self._order = order
+        self.inputs, self.outputs = Path(order["folder"]) / "in", Path(order["folder"]) / "out"
+        self._stopping, self._quiet_until = False, 0.0
+        signal.signal(signal.SIGTERM, self._stop)
+
+    def run(self) -> None:
+        try:
+            {"prune": self._prune, "validate_model": self._validate_model, "validate_dataset": self._validate_dataset}[
+                self._order["work"]
+            ]()
+        except FormatError as error:
+            self._fail("invalid_content", str(error))
+        except RecipeRefused as error:
+            self._fail("recipe_refused", f"{'.'.join(error.field)}: {error}")
+        except Diverged as error:
+            self._fail("diverged", str(error))
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+            limit = self._order["memory_bytes"] // 2**20
+            self._fail(
+                "out_of_memory",
+                f"the training process asked for more than its {limit} MiB of address space (peak so far: {peak} MiB "
+                "resident); lower training.batch_size, or raise ESPALIER_CHILD_MEMORY_BYTES on the worker",
+            )
+
+    def _prune(self) -> None:
+        order = self._order
+        recipe = Recipe.model_validate(order["recipe"])
+        self._say(Started(determinism=determinism_class()))
+        model = build(**order["model"])
+        load_into(model, read_state_dict(self.inputs / "model"))
+        dataset = read_dataset(self.inputs / "dataset", order["dataset_format"])
+        rounds = [RoundRecord(**record) for record in order["rounds"]]
+        resume = Resume(rounds, self._load) if rounds else None
+        for round_ in prune_iteratively(model, dataset, recipe, resume=resume, progress=self._progress):
+            self._announce(round_, model)
+        self._say(Finished())
+
+    def _load(self, position: int) -> Stored:
+        return Stored(read_state_dict(self.inputs / f"{position}.model"), read_masks(self.inputs / f"{position}.masks"))
+
+    def _announce(self, round_: Round, model: torch.nn.Module) -> None:
+        names = {kind: f"{round_.position}.{kind}" for kind in ("model", "masks", "ticket", "sparse")}
+        paths = {kind: self.outputs / name for kind, name in names.items()}
+        write_state(paths["model"], round_.state)
+        write_masks(paths["masks"], round_.masks)
+        write_state(paths["ticket"], round_.ticket)
+        write_sparse(paths["sparse"], round_.state, round_.masks)
+        report = round_report(round_, model)
+        report["size_bytes"] = {"dense": paths["model"].stat().st_size, "sparse": paths["sparse"].stat().st_size}
+        self._say(
+            RoundDone(
+                position=round_.position,
+                number=round_.number,
+                sparsity=round_.sparsity_actual,
+                report=report,
+                files=names,
+            )
+        )
+
+    def _validate_model(self) -> None:
+        spec = self._order["model"]
+        model = build(**spec)
+        weights = None
+        if self._order["format"] == "safetensors":
+            load_into(model, read_state_dict(self.inputs / "upload"))
+        else:
+            weights = "weights"
+            write_state(self.outputs / weights, model.state_dict())
+        self._say(Validated(report=inspect_model(model, model.input_shape), weights=weights))
+
+    def _validate_dataset(self) -> None:
+        dataset = read_dataset(self.inputs / "upload", self._order["format"])
+        self._say(Validated(report=describe(dataset)))
+
+    def _progress(self, number: int | None, step: int, steps: int) -> None:
+        if self._stopping:
+            raise Stopped
+        if time.monotonic() < self._quiet_until and step < steps:
+            return
+        self._quiet_until = time.monotonic() + PROGRESS_SECONDS
+        self._say(Progress(round=number, step=step, steps=steps))
+
+    def _fail(self, code: str, message: str) -> None:
+        self._say(Failed(code=code, message=message[:20_000]))
+
+    def _say(self, message: Message) -> None:
+        self._pipe.write(message.model_dump_json().encode() + b"\n")
+        self._pipe.flush()
+
+    def _stop(self, _number: int, _frame: FrameType | None) -> None:
+        self._stopping = True
+
+
+def determinism_class() -> dict[str, str | int | bool]:
+    """Two machines of one class compute the same bits."""
+    return {
+        "device": "cpu",
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "compiled": False,
+        "torch": torch.__version__,
+    }
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or "can't allocate memory" in str(error) or "out of memory" in str(error)
+
+
+def _limit(order: dict[str, Any]) -> None:
+    for what, limit in (
+        (resource.RLIMIT_AS, order["memory_bytes"]),
+        (resource.RLIMIT_FSIZE, order["file_bytes"]),
+        (resource.RLIMIT_NOFILE, 256),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        resource.setrlimit(what, (limit, limit))
+
+
+def _die_with_parent() -> None:
+    """The kernel's word (Linux) and stdin's end: whichever comes first."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+    def watch() -> None:
+        sys.stdin.buffer.read()
+        os._exit(ORPHANED)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def main() -> None:
+    torch.set_flush_denormal(True)  # masked weights leave denormal moments behind, which cost a tenth of a step
+    torch.use_deterministic_algorithms(True)
+    line = sys.stdin.buffer.readline()
+    if not line:
+        return
+    order = json.loads(line)
+    _die_with_parent()
+    _limit(order)
+    torch.set_num_threads(order["threads"])
+    try:
+        Runner(int(sys.argv[1]), order).run()
+    except Stopped:
+        sys.exit(STOPPED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""`python -m worker.sweeper`: expired leases, deadlines, and bells that nobody heard. Any number of them may run."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+
+from sqlalchemy.exc import DBAPIError
+
+from store import sweeps
+from store.database import Database
+from store.queue import Bell
+from store.settings import Settings
+
+log = logging.getLogger("sweeper")
+
+
+def sweep(database: Database, bell: Bell, default_pool: str) -> None:
+    """One round of all that time does to rows; then ring for what waits beyond the messages that explain it."""
+    with database.transaction() as session:
+        lost = sweeps.expire_leases(session)
+        late = sweeps.expire_deadlines(session)
+    with database.reading() as session:
+        waiting = sweeps.waiting_rows(session, default_pool)
+    if lost or late:
+        log.info("%d leases ran out, %d deadlines passed", lost, late)
+    for pool, rows in waiting.items():
+        messages = bell.waiting_messages(pool)
+        if messages is None:
+            log.warning("the broker does not answer; jobs wait")
+            return
+        for _ in range(rows - messages):
+            bell.ring(pool)
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s sweeper %(levelname)s %(message)s")
+    settings = Settings()
+    database, bell = Database(settings.database), Bell(settings.broker_url)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    while not stop.wait(settings.sweep_seconds):
+        try:
+            sweep(database, bell, settings.default_pool)
+        except DBAPIError as error:
+            log.warning("the database is away: %s", error)
+    bell.close()
+    database.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""The one Celery task: a message says that a pool has work; the database says which."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from celery.signals import worker_init, worker_shutdown, worker_shutting_down
+
+from store.queue import RUN_NEXT, make_celery
+from store.settings import Settings
+from worker.supervisor import Supervisor
+
+settings = Settings()
+app = make_celery(settings.broker_url)
+_supervisor: Supervisor | None = None
+
+
+@app.task(name=RUN_NEXT)
+def run_next(pool: str) -> None:
+    assert _supervisor is not None, "tasks run in a worker, which makes its supervisor when it starts"
+    _supervisor.run_next(pool)
+
+
+@worker_init.connect
+def _open(**_kwargs: Any) -> None:
+    global _supervisor  # Celery gives a task no other way to what its worker holds
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s worker %(levelname)s %(message)s")
+    logging.getLogger("celery").setLevel(logging.WARNING)
+    settings.work_dir.mkdir(parents=True, exist_ok=True)
+    _supervisor = Supervisor(settings)
+
+
+@worker_shutting_down.connect
+def _drain(**_kwargs: Any) -> None:
+    """SIGTERM: no new claim; running children are asked to stop, and their jobs are given back."""
+    if _supervisor is not None:
+        _supervisor.draining.set()
+
+
+@worker_shutdown.connect
+def _close(**_kwargs: Any) -> None:
+    if _supervisor is not None:
+        _supervisor.close()
