@@ -143,16 +143,18 @@ def _spread(
     return counts
 
 
-def target_sparsity(layers: Sequence[LayerSize], recipe: Recipe, number: int) -> float:
-    """What the schedule's fractions alone make of round `number`, before rounding to whole weights or units."""
-    overrides = resolve_overrides(recipe.scope, layers)
-    counted = [layer for layer in layers if not overrides[layer.name].ignore]
+def target_sparsity(
+    layers: Sequence[LayerSize], recipe: Recipe, overrides: Mapping[str, LayerOverride], number: int
+) -> float:
+    """What the schedule's fractions alone make of round `number`, before rounding to whole weights or units.
+
+    `layers` are those that compete, without the ignored ones.
+    """
     left = 0.0
-    for layer in counted:
+    for layer in layers:
         rate = overrides[layer.name].rate
-        fraction = min(1.0, recipe.schedule.fraction * (1.0 if rate is None else rate))
-        left += layer.size * (1 - fraction) ** number
-    return 1 - left / sum(layer.size for layer in counted)
+        left += layer.size * (1 - min(1.0, recipe.schedule.fraction * (1.0 if rate is None else rate))) ** number
+    return 1 - left / sum(layer.size for layer in layers)
 
 
 def plan(layers: Sequence[LayerSize], recipe: Recipe) -> list[PlannedRound]:

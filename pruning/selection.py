@@ -82,8 +82,8 @@ def select_round(
 
     Candidates are the trained rounds above the floor (with `on_floor: literal`, the last one run stands as well).
     Among those that pass every gate, `smallest_passing` takes the sparsest, `best` the most accurate, `last` the last;
-    between equals, the later one. Where none passes, the same choice among the candidates is returned with False. The gates'
-    verdict is False, too, where the dense network misses an absolute floor.
+    between equals, the later one. Where none passes, the same choice among the candidates is returned with False. The
+    gates' verdict is False, too, where the dense network misses an absolute floor.
     """
     dense = rounds[0]
     trained = [r for r in rounds if r.validation]

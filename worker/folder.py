@@ -7,7 +7,7 @@ import shutil
 import stat
 from pathlib import Path
 
-from store.blobs import BlobStore, StoredBlob
+from store.blobs import BlobStore, StoredBlob, TooLarge
 
 
 class BadFile(Exception):
@@ -41,10 +41,14 @@ class Folder:
             descriptor = os.open(self.outputs / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
             raise BadFile(f"{name}: {error.strerror}") from error
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise BadFile(f"{name} is not a regular file")
         with os.fdopen(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise BadFile(f"{name} is not a regular file")
-            return blobs.put_file(file, self.max_bytes)
+            try:
+                return blobs.put_file(file, self.max_bytes)
+            except TooLarge as error:
+                raise BadFile(f"{name}: {error}") from error
 
     def discard(self, name: str) -> None:
         (self.outputs / name).unlink(missing_ok=True)

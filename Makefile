@@ -1,0 +1,39 @@
+# The commands of the project. `make help` lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo serve test check format clean
+
+help: ## list the commands
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: $(VENV)/demo ## set up, start the service, prune real networks over HTTP, show the results
+	$(BIN)/python examples/demo.py
+
+serve: $(VENV)/demo ## run the whole service on this machine, data in ./var (ESPALIER_DATA_DIR)
+	$(BIN)/espalier-server
+
+test: $(VENV)/dev ## set up and run all tests (real Valkey, Celery workers and SQLite)
+	$(BIN)/python -m pytest -q
+
+check: $(VENV)/dev ## format, lint, strict types, import contract
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	cd client && ../$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/dev ## put the code into its format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## remove the environment and everything that was built (never ./var: it holds your data)
+	rm -rf $(VENV) *.egg-info client/*.egg-info .*_cache
+
+$(VENV)/demo $(VENV)/dev: $(VENV)/%: pyproject.toml client/pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) -e ./client -e '.[$*]'
+	touch $@

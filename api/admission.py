@@ -1,0 +1,124 @@
+"""What can be known to be wrong with a job before any training, said at once with a remedy.
+
+Whether the dataset fits the model is read from what validation stored of both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from sqlalchemy.orm import Session
+
+from api.problems import Problem
+from api.schemas import JobRequest
+from api.validation import pointer
+from pruning.recipe import Recipe
+from pruning.schedules import PlannedRound, RecipeRefused, layer_sizes, plan
+from store import listing
+from store.tables import Dataset, IntakeStatus, Model
+
+Row = TypeVar("Row", Model, Dataset)
+Report = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Admitted:
+    model: Model
+    dataset: Dataset
+    planned: list[PlannedRound]
+
+
+def admit(session: Session, project_id: str, given: JobRequest) -> Admitted:
+    """The job as it can run. Raises Problem, naming the field."""
+    model, model_report = _ready(session, Model, project_id, "model", given.model)
+    dataset, dataset_report = _ready(session, Dataset, project_id, "dataset", given.dataset)
+    train = dataset_report["splits"]["train"]
+    _check_fit(model, model_report, train)
+    _check_training(given.recipe, train, has_validation="validation" in dataset_report["splits"])
+    return Admitted(model, dataset, _plan(model_report, given.recipe))
+
+
+def _ready(session: Session, entity: type[Row], project_id: str, field: str, row_id: str) -> tuple[Row, Report]:
+    row = listing.one(session, entity, project_id, row_id)
+    if row is None:
+        raise Problem(
+            "not_found", f"there is no {field} {row_id} in this project; upload it first", param=f"/{field}", status=422
+        )
+    if row.status == IntakeStatus.INVALID:
+        reason = (row.error or {}).get("message", "no reason is known")
+        raise Problem("invalid_reference", f"the {field} was found invalid: {reason}", param=f"/{field}")
+    if row.report is None:
+        raise Problem(
+            "not_ready",
+            f"the {field} is still being validated; try again when its status is ready",
+            param=f"/{field}",
+            headers={"Retry-After": "1"},
+        )
+    return row, row.report
+
+
+def _check_fit(model: Model, model_report: Report, train: Report) -> None:
+    input_shape = model_report.get("input_shape") or model.spec.get("input_shape")
+    if input_shape is not None and list(input_shape) != list(train["input_shape"]):
+        raise Problem(
+            "dataset_mismatch",
+            f"an example has shape {train['input_shape']}, the model takes {input_shape}; "
+            "reshape the examples, or add the model again with that input_shape",
+            param="/dataset",
+        )
+    if train["num_classes"] > model_report["num_outputs"]:
+        raise Problem(
+            "dataset_mismatch",
+            f"the labels go up to {train['num_classes'] - 1}, but the model has {model_report['num_outputs']} outputs; "
+            f"add the model again with num_classes={train['num_classes']}",
+            param="/dataset",
+        )
+
+
+def _check_training(recipe: Recipe, train: Report, has_validation: bool) -> None:
+    num_examples: int = train["num_examples"]
+    if not has_validation:
+        if num_examples < 10:
+            raise Problem(
+                "dataset_mismatch",
+                f"without a validation split 10% of train is held out, but train has only {num_examples} examples; "
+                "add validation.inputs and validation.targets",
+                param="/dataset",
+            )
+        num_examples -= (num_examples + 4) // 10  # as `pruning.data.with_validation` takes them
+    training = recipe.training
+    if training.batch_size > num_examples:
+        # Every step would silently see fewer examples than the recipe, and whoever compares it, says.
+        raise _refused(
+            ("training", "batch_size"),
+            f"a batch of {training.batch_size} is more than the {num_examples} examples that are trained on; "
+            f"set it to {num_examples} or less",
+        )
+    for field in ("mean", "std"):
+        values = getattr(training.preprocessing, field)
+        if isinstance(values, list) and len(values) != train["input_shape"][0]:
+            raise _refused(
+                ("training", "preprocessing", field),
+                f"lists {len(values)} values, but the first axis of an example has {train['input_shape'][0]}; "
+                "give one value for each, or a single number",
+            )
+
+
+def _plan(model_report: Report, recipe: Recipe) -> list[PlannedRound]:
+    sizes = layer_sizes(model_report, recipe.granularity)
+    if not sizes:
+        reasons = {layer["reason"] for layer in model_report["layers"] if layer["reason"]}
+        raise _refused(
+            ("granularity",),
+            f"no {recipe.granularity} of this model can be pruned ({'; '.join(sorted(reasons)[:3]) or 'no layer can'})"
+            + ("; set granularity to weight" if recipe.granularity == "unit" else ""),
+        )
+    try:
+        return plan(sizes, recipe)
+    except RecipeRefused as refused:
+        raise _refused(refused.field, str(refused)) from refused
+
+
+def _refused(field: tuple[str, ...], message: str) -> Problem:
+    return Problem("recipe_refused", message, param=pointer(("recipe", *field)))

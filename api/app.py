@@ -1,0 +1,70 @@
+"""The HTTP service: `create_app` puts the parts together. `uvicorn api.app:create_app --factory` runs it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+
+from fastapi import APIRouter, FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi_offline import FastAPIOffline
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from starlette.exceptions import HTTPException
+from starlette.responses import RedirectResponse
+
+from api import auth, openapi
+from api.edge import Edge
+from api.problems import EVERYWHERE, documented, on_http_exception, on_store_unavailable
+from api.routes import artifacts, catalogue, datasets, health, jobs, models, rounds
+from api.services import opened
+from api.validation import on_invalid_request
+from store.blobs import Vanishing
+from store.settings import Settings
+
+VERSION = "0.1.0"
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The schema and the first key are there already: `python -m migrations` makes them."""
+    settings = settings or Settings()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        with opened(settings) as app.state.services:
+            yield
+
+    app = FastAPIOffline(
+        title="Espalier",
+        version=VERSION,
+        description=openapi.description(),
+        lifespan=lifespan,
+        redoc_url=None,
+        static_url="/docs/assets",  # the pages work without a network
+        swagger_ui_parameters={"persistAuthorization": True, "tryItOutEnabled": True, "validatorUrl": None},
+        redirect_slashes=False,
+    )
+    app.include_router(health.router)
+    app.include_router(_v1(), prefix="/v1")
+    app.add_api_route("/", _to_docs, include_in_schema=False)
+    app.openapi = partial(openapi.openapi_of, app)  # type: ignore[method-assign]
+
+    app.add_middleware(Edge)
+    app.add_exception_handler(HTTPException, on_http_exception)
+    app.add_exception_handler(RequestValidationError, on_invalid_request)
+    for unavailable in (OperationalError, InterfaceError, PoolTimeout, Vanishing):
+        app.add_exception_handler(unavailable, on_store_unavailable)
+    return app
+
+
+def _v1() -> APIRouter:
+    """All that needs a key."""
+    v1 = APIRouter(responses=documented(*EVERYWHERE), dependencies=[auth.DOCUMENTED])
+    for resource in (models, datasets, jobs, rounds, artifacts, catalogue):
+        v1.include_router(resource.router)
+    return v1
+
+
+async def _to_docs() -> RedirectResponse:
+    return RedirectResponse("/docs")

@@ -1,0 +1,181 @@
+"""What the service answers: one type for each kind of object, in the names that clients are promised.
+
+What a worker's child reported is passed on as it was stored (`Reported`): its shape is checked where it is taken in,
+and a strange report must not make a whole list unreadable.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, SkipValidation
+
+T = TypeVar("T")
+Reported = Annotated[T, SkipValidation]
+Json = dict[str, Any]
+EntryName = int | Literal["final"]
+"""A round's number, or `final` for the unnumbered entry behind the last round."""
+
+
+class Failure(BaseModel):
+    code: str
+    message: str
+    retryable: bool
+
+
+class ModelDocument(BaseModel):
+    id: str
+    object: Literal["model"] = "model"
+    name: str
+    status: Literal["validating", "ready", "invalid"]
+    format: str
+    architecture: str | None
+    input_shape: Reported[list[int] | None] = Field(description="of one example; null until ready")
+    size_bytes: int | None = Field(description="null until validation has made a seeded architecture's weights")
+    sha256: str | None
+    num_parameters: Reported[int | None] = Field(description="prunable weights; null until ready")
+    num_parameters_total: Reported[int | None] = Field(description="with biases and all")
+    num_prunable: Reported[int | None] = Field(description="prunable layers")
+    num_outputs: Reported[int | None]
+    layers: Reported[list[Json] | None]
+    error: Failure | None = Field(description="why it is invalid")
+    created_at: datetime
+
+
+class DatasetDocument(BaseModel):
+    id: str
+    object: Literal["dataset"] = "dataset"
+    name: str
+    status: Literal["validating", "ready", "invalid"]
+    format: str
+    size_bytes: int | None
+    sha256: str
+    splits: Reported[Json | None] = Field(description="by name: num_examples, input_shape, num_classes, ...")
+    error: Failure | None
+    created_at: datetime
+
+
+class Progress(BaseModel):
+    round: EntryName | None = Field(description="that is trained now, or was stored last; null before the first")
+    rounds: int = Field(description="the number of the last round, if no floor ends the job before")
+    fraction: float = Field(description="of the whole job, 0 to 1")
+    eta_seconds: float | None = Field(description="from this attempt's pace; null while there is none")
+
+
+class AttemptDocument(BaseModel):
+    number: int
+    started_at: datetime
+    ended_at: datetime | None
+    reason: str | None = Field(description="why it ended")
+    worker: str
+
+
+class JobDocument(BaseModel):
+    id: str
+    object: Literal["job"] = "job"
+    status: Literal["queued", "running", "pausing", "paused", "canceling", "succeeded", "failed", "canceled"]
+    done: bool = Field(description="the status is final")
+    conclusion: Literal["passed", "gate_failed", "error", "canceled", "timed_out"] | None
+    model: str
+    dataset: str
+    recipe: Json = Field(description="in full: what was left out is filled in")
+    progress: Progress
+    selected_round: EntryName | None
+    gates: list[Json]
+    select: str
+    pool: str
+    priority: int
+    queue_position: int | None = Field(description="1: next of its pool; null where it is not queued")
+    attempts: list[AttemptDocument]
+    failures: int
+    max_failures: int
+    queue_timeout_seconds: float | None
+    deadline_seconds: float | None
+    keep_rounds: str
+    artifacts: list[str] = Field(description="the kinds that are offered")
+    cache: str
+    metadata: dict[str, str]
+    error: Failure | None
+    determinism: Json | None = Field(description="class of machine; the same class computes the same bits")
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    expires_at: datetime | None
+
+
+class PlannedRoundDocument(BaseModel):
+    number: int
+    sparsity: float = Field(description="fraction removed")
+    num_remaining: int = Field(description="weights or units, as the granularity is")
+
+
+class PlanDocument(BaseModel):
+    """What `validate_only` answers: the job as it would be, nothing stored."""
+
+    object: Literal["plan"] = "plan"
+    model: str
+    dataset: str
+    recipe: Json
+    gates: list[Json]
+    select: str
+    pool: str
+    rounds: list[PlannedRoundDocument] = Field(description="if no accuracy floor ends the job before")
+
+
+class EventDocument(BaseModel):
+    object: Literal["event"] = "event"
+    job: str
+    sequence: int = Field(description="from 1, without gaps within the job")
+    type: str
+    at: datetime
+    data: Json
+
+
+class ArtifactDocument(BaseModel):
+    id: str
+    object: Literal["artifact"] = "artifact"
+    job: str
+    round: EntryName
+    kind: str
+    format: str
+    filename: str
+    size_bytes: int
+    sha256: str
+    created_at: datetime
+
+
+class RoundDocument(BaseModel):
+    """`num_parameters` and `num_nonzero` count prunable weights; `*_total` count all, biases included."""
+
+    model_config = ConfigDict(extra="allow")
+
+    object: Literal["round"] = "round"
+    number: int | None = Field(description="null: the final entry")
+    final: bool
+    selected: bool
+    sparsity: Reported[Json | None] = Field(None, description="target, actual: fractions removed")
+    num_parameters: Reported[int | None] = None
+    num_nonzero: Reported[int | None] = None
+    num_parameters_total: Reported[int | None] = None
+    num_nonzero_total: Reported[int | None] = None
+    layers: Reported[list[Json] | None] = None
+    metrics: Reported[Json] = Field(description="by split: accuracy, loss; empty where untrained")
+    early_stopping: Reported[Json | None] = None
+    delta: Json = Field(description="by split: metrics less those of the dense network (round 0)")
+    size_bytes: Reported[Json | None] = Field(None, description="dense, sparse: of the files")
+    macs: Reported[Json | None] = Field(None, description="dense, effective; 1 MAC = 1 multiply-add, batch 1")
+    latency_ms: Reported[Json | None] = Field(None, description="p50, p95, conditions; masks make nothing faster")
+    seconds: Reported[Json | None] = Field(None, description="prune, train, evaluate")
+    steps: Reported[int | None] = None
+    pareto: bool = Field(description="no trained round so far is as sparse and more accurate, or the reverse")
+    artifacts: list[ArtifactDocument]
+    created_at: datetime
+
+
+class StrategyDocument(BaseModel):
+    object: Literal["strategy"] = "strategy"
+    name: str
+    title: str
+    source: str
+    defaults: Json = Field(description="what it fills into a recipe")

@@ -1,0 +1,95 @@
+"""A first look at a file, by its first bytes: what can be refused at once need not be stored.
+
+Whether the rest is good is for a worker to say, in its sandbox.
+"""
+
+from __future__ import annotations
+
+from api.problems import Problem
+
+MODEL_FORMATS = ("safetensors", "architecture")
+DATASET_FORMATS = ("npz", "safetensors")
+
+_CONVERT = "convert it where it comes from: safetensors.torch.save_file(model.state_dict(), path)"
+_ELSEWHERE = {
+    "exported_program": f"exported programs are not taken yet; {_CONVERT}, and name its architecture=",
+    "onnx": f"ONNX files are not taken, because their training cannot be restored faithfully; {_CONVERT}",
+    "pickle": f"pickles run code when they are loaded; {_CONVERT}",
+    "torch": f"pickles run code when they are loaded; {_CONVERT}",
+    "torchscript": f"TorchScript can read and write files when it is loaded; {_CONVERT}",
+}
+
+_MAX_HEADER_BYTES = 100_000_000
+"""What the safetensors library takes."""
+_ZIP, _EMPTY_ZIP, _NPY, _PICKLE = b"PK\x03\x04", b"PK\x05\x06", b"\x93NUMPY", b"\x80"
+
+
+def check_model_format(format: str) -> None:
+    if format not in MODEL_FORMATS:
+        remedy = _ELSEWHERE.get(format, f"use one of {', '.join(MODEL_FORMATS)}")
+        raise Problem("unsupported_format", f"{format!r}: {remedy}", param="query:format")
+
+
+def check_dataset_format(format: str) -> None:
+    if format not in DATASET_FORMATS:
+        raise Problem(
+            "unsupported_format", f"{format!r}: use one of {', '.join(DATASET_FORMATS)}", param="query:format"
+        )
+
+
+def look_at_model(head: bytes, size_bytes: int | None) -> None:
+    if _is_safetensors(head, size_bytes):
+        return
+    if head.startswith((_ZIP, _EMPTY_ZIP, _PICKLE)):
+        raise Problem(
+            "unsupported_format",
+            f"this is a zip or a pickle, as torch.save writes them, which would run code when loaded; {_CONVERT}",
+            param="",
+        )
+    raise _not_safetensors()
+
+
+def look_at_dataset(format: str, head: bytes, size_bytes: int | None) -> None:
+    if format == "safetensors":
+        if _is_safetensors(head, size_bytes):
+            return
+        if head.startswith(_ZIP):
+            raise Problem("invalid_content", "this looks like an npz file; set format=npz", param="query:format")
+        _refuse_pickle(head)
+        raise _not_safetensors()
+    if head.startswith(_ZIP):
+        return
+    if _is_safetensors(head, size_bytes):
+        raise Problem("invalid_content", "this looks like safetensors; set format=safetensors", param="query:format")
+    _refuse_pickle(head)
+    what = "a single array" if head.startswith(_NPY) else "no npz file, which begins as a zip does"
+    raise Problem(
+        "invalid_content",
+        f"this is {what}; write it with numpy.savez(path, **{{'train.inputs': ..., 'train.targets': ...}})",
+        param="",
+    )
+
+
+def _is_safetensors(head: bytes, size_bytes: int | None) -> bool:
+    """Eight bytes of length, then that much JSON. Asked before anything else: a length may begin as a pickle does."""
+    header_bytes = int.from_bytes(head[:8], "little")
+    fits = size_bytes is None or 8 + header_bytes <= size_bytes
+    return head[8:9] == b"{" and 2 <= header_bytes <= _MAX_HEADER_BYTES and fits
+
+
+def _refuse_pickle(head: bytes) -> None:
+    if head.startswith(_PICKLE):
+        raise Problem(
+            "unsupported_format",
+            "this is a pickle, which would run code when loaded; write the arrays with numpy.savez",
+            param="",
+        )
+
+
+def _not_safetensors() -> Problem:
+    return Problem(
+        "invalid_content",
+        "this is no safetensors file, or one cut off: its header has no sensible length; write it again with "
+        "safetensors.torch.save_file and upload it whole",
+        param="",
+    )

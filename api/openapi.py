@@ -1,0 +1,50 @@
+"""The OpenAPI document: FastAPI's own, with the table of problems, and a recipe's required fields as they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from api.problems import PROBLEMS, ProblemDocument
+
+_REF = "#/components/schemas/{model}"
+_FILLED_IN = ("Recipe", "Criterion", "Scope", "Schedule", "BetweenRounds", "Stop", "Training", "Optimizer")
+
+_ABOUT = """Iterative pruning of neural networks: upload a model and a dataset, post a job, read its rounds.
+
+Press **Authorize** and paste the API key that was printed at the first start.
+
+### Problems
+Every error is `application/problem+json` (RFC 9457). `param` is a JSON pointer into the body (the empty string is the
+whole body), or `query:name`, `path:name`, `header:name`; `errors` lists every place that is wrong, and there `code` is
+the check that failed. A body that refers to what does not exist is answered with `not_found`, too, but with status 422.
+
+| code | status | retryable | meaning |
+|---|---|---|---|
+"""
+
+
+def description() -> str:
+    rows = (
+        f"| `{code}` | {kind.status} | {'yes' if kind.retryable else 'no'} | {kind.title} |"
+        for code, kind in PROBLEMS.items()
+    )
+    return _ABOUT + "\n".join(rows)
+
+
+def openapi_of(app: FastAPI) -> dict[str, Any]:
+    if app.openapi_schema is None:
+        document = get_openapi(
+            title=app.title, version=app.version, description=app.description, routes=app.routes, tags=app.openapi_tags
+        )
+        schemas = document["components"]["schemas"]
+        problem = ProblemDocument.model_json_schema(ref_template=_REF)
+        schemas |= problem.pop("$defs") | {"Problem": problem}
+        for name in _FILLED_IN:
+            if schemas[name].pop("required", None):
+                about = schemas[name].get("description", "")
+                schemas[name]["description"] = f"{about}\n\nThe strategy fills in what is left out.".strip()
+        app.openapi_schema = document
+    return app.openapi_schema

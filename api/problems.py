@@ -1,0 +1,180 @@
+"""Errors on the wire: RFC 9457, `application/problem+json`, one code for each thing a caller can do something about.
+
+`param` says where: a JSON pointer into the body (`/recipe/schedule/fraction`; the empty string is the whole body), or
+`query:limit`, `path:job_id`, `header:range`; null where no single place is at fault.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+from fastapi import Request
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from typing_extensions import TypedDict  # pydantic asks for this one before Python 3.12
+
+log = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+
+Code = Literal[
+    "bad_request",
+    "invalid_json",
+    "unauthorized",
+    "not_found",
+    "method_not_allowed",
+    "invalid_transition",
+    "not_ready",
+    "in_use",
+    "too_large",
+    "unsupported_media_type",
+    "range_not_satisfiable",
+    "invalid_request",
+    "unsupported_format",
+    "invalid_content",
+    "invalid_reference",
+    "dataset_mismatch",
+    "recipe_refused",
+    "internal_error",
+    "unavailable",
+]
+
+
+class Kind(NamedTuple):
+    status: int
+    title: str
+    retryable: bool = False
+    """The same request may succeed later."""
+
+
+PROBLEMS: dict[Code, Kind] = {
+    "bad_request": Kind(400, "The request cannot be understood"),
+    "invalid_json": Kind(400, "The body is not JSON"),
+    "unauthorized": Kind(401, "No key was given, or the key opens nothing"),
+    "not_found": Kind(404, "There is no such thing"),
+    "method_not_allowed": Kind(405, "The method is not allowed here"),
+    "invalid_transition": Kind(409, "The job's status does not allow this; `allowed` lists what it does"),
+    "not_ready": Kind(409, "The model or dataset is still being validated", retryable=True),
+    "in_use": Kind(409, "A job refers to it"),
+    "too_large": Kind(413, "The body is larger than the service takes"),
+    "unsupported_media_type": Kind(415, "The body has a content type or encoding that is not taken here"),
+    "range_not_satisfiable": Kind(416, "The range begins behind the end of the content"),
+    "invalid_request": Kind(422, "A field or parameter is missing, unknown or out of its limits"),
+    "unsupported_format": Kind(422, "Files of this format are not taken; the detail says how to convert them"),
+    "invalid_content": Kind(422, "The file is not what its format says"),
+    "invalid_reference": Kind(422, "The model or dataset was found invalid"),
+    "dataset_mismatch": Kind(422, "The dataset does not fit the model"),
+    "recipe_refused": Kind(422, "The recipe cannot do on this model and dataset what it asks for"),
+    "internal_error": Kind(500, "The service failed; its log names this request_id"),
+    "unavailable": Kind(503, "A part of the service does not answer", retryable=True),
+}
+
+_BY_STATUS: dict[int, Code] = {kind.status: code for code, kind in reversed(PROBLEMS.items())}
+"""What an error of the framework, which knows only a status, is called."""
+
+
+class Fault(TypedDict):
+    """One place that is wrong. `code` is the check that failed, as pydantic or the table above names it."""
+
+    code: str
+    param: str | None
+    message: str
+
+
+class ProblemDocument(BaseModel):
+    """RFC 9457; `code` is one of the table in the description of this document."""
+
+    type: str = Field(examples=["urn:espalier:problem:invalid_request"])
+    title: str
+    status: int
+    detail: str
+    code: Code
+    param: str | None = Field(description="JSON pointer into the body, or query:name, path:name, header:name")
+    errors: list[Fault]
+    request_id: str
+    retryable: bool
+    allowed: list[str] | None = Field(None, description="invalid_transition: what the job's status allows")
+
+
+class Problem(HTTPException):
+    """Raise it anywhere in a request."""
+
+    def __init__(
+        self,
+        code: Code,
+        detail: str,
+        *,
+        param: str | None = None,
+        faults: Sequence[Fault] = (),
+        status: int | None = None,
+        headers: Mapping[str, str] | None = None,
+        **members: Any,
+    ) -> None:
+        super().__init__(status or PROBLEMS[code].status, detail, dict(headers or {}))
+        self.code, self.param, self.members = code, param, members
+        self.faults = list(faults) or ([Fault(code=code, param=param, message=detail)] if param is not None else [])
+
+
+def problem_response(request: Request, problem: Problem) -> Response:
+    kind = PROBLEMS[problem.code]
+    body = {
+        "type": f"urn:espalier:problem:{problem.code}",
+        "title": kind.title,
+        "status": problem.status_code,
+        "detail": problem.detail,
+        "code": problem.code,
+        "param": problem.param,
+        "errors": problem.faults,
+        "request_id": request.state.request_id,
+        "retryable": kind.retryable,
+        **problem.members,
+    }
+    # ASCII: what a caller sent may hold half a surrogate pair, which UTF-8 cannot say.
+    return Response(
+        json.dumps(body), problem.status_code, {**(problem.headers or {}), "Cache-Control": "no-store"}, MEDIA_TYPE
+    )
+
+
+EVERYWHERE: tuple[Code, ...] = ("unauthorized", "invalid_request", "internal_error", "unavailable")
+"""What every route of a project can answer with."""
+
+
+def documented(*codes: Code) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route that can answer with these problems, for the OpenAPI document."""
+    responses: dict[int | str, dict[str, Any]] = {}
+    for code in codes:
+        kind = PROBLEMS[code]
+        said = f"`{code}`: {kind.title}"
+        if kind.status in responses:
+            responses[kind.status]["description"] += f"\n\n{said}"
+        else:
+            content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+            responses[kind.status] = {"description": said, "content": content}
+    return responses
+
+
+# Handlers: what other code raises, as a problem.
+
+
+async def on_http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if isinstance(error, Problem):
+        return problem_response(request, error)
+    code = _BY_STATUS.get(error.status_code, "bad_request")
+    detail = {
+        "not_found": f"nothing is at {request.url.path}; GET /openapi.json lists all there is",
+        "method_not_allowed": f"{request.method} is not allowed here; the header Allow lists what is",
+    }.get(code, error.detail)
+    return problem_response(request, Problem(code, detail, status=error.status_code, headers=error.headers))
+
+
+async def on_store_unavailable(request: Request, error: Exception) -> Response:
+    log.error("request %s: the store does not answer", request.state.request_id, exc_info=error)
+    return problem_response(
+        request,
+        Problem("unavailable", "the store does not answer at the moment; try again", headers={"Retry-After": "1"}),
+    )

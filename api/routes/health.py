@@ -1,0 +1,31 @@
+"""Is the process up, and can it work? Asked without a key."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from sqlalchemy import select
+
+from api.problems import documented
+from api.services import Here
+from store.tables import Project
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/healthz")
+async def get_health() -> dict[str, str]:
+    """The process answers; nothing else is asked."""
+    return {"status": "ok"}
+
+
+@router.get("/readyz", responses=documented("unavailable"))
+def get_readiness(services: Here) -> dict[str, str]:
+    """`ready`, or `degraded` while the broker is away: everything works, but queued jobs wait for it."""
+    with services.database.reading() as session:
+        session.execute(select(Project.id).limit(1))  # fails where the schema is missing, too: 503
+    is_broker_up = services.bell.ping()
+    return {
+        "status": "ready" if is_broker_up else "degraded",
+        "database": "ok",
+        "broker": "ok" if is_broker_up else "away",
+    }

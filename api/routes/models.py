@@ -1,0 +1,157 @@
+"""Models: a file of weights for a named architecture, or a named architecture with fresh weights from a seed."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+from sqlalchemy.exc import IntegrityError
+from starlette.concurrency import run_in_threadpool
+
+from api.auth import KeyedRoute, ProjectId
+from api.documents import ModelDocument
+from api.heads import MODEL_FORMATS, check_model_format, look_at_model
+from api.pages import After, Limit, Page, RowId, found
+from api.problems import EVERYWHERE, Problem, documented
+from api.services import Here, Services
+from api.uploads import BODY, receive, refuse_body
+from pruning.formats.names import ARCHITECTURE_NAMES
+from store import intake, listing
+from store.blobs import StoredBlob
+from store.tables import IntakeStatus, Model
+
+router = APIRouter(tags=["models"], route_class=KeyedRoute)
+
+Name = Annotated[str, Query(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
+Format = Annotated[str, Query(json_schema_extra={"enum": list(MODEL_FORMATS)})]
+Architecture = Annotated[str | None, Query(json_schema_extra={"enum": list(ARCHITECTURE_NAMES)})]
+InputShape = Annotated[
+    str | None,
+    Query(
+        pattern=r"^[1-9]\d{0,6}(,[1-9]\d{0,6}){0,5}$",
+        description="of one example, as 1,28,28; left out, the architecture's own",
+    ),
+]
+
+
+@router.post(
+    "/models",
+    status_code=201,
+    openapi_extra=BODY,
+    responses=documented(*EVERYWHERE, "unsupported_format", "invalid_content", "too_large", "unsupported_media_type"),
+)
+async def create_model(
+    request: Request,
+    response: Response,
+    services: Here,
+    project_id: ProjectId,
+    format: Format,
+    name: Name = "model",
+    architecture: Architecture = None,
+    input_shape: InputShape = None,
+    num_classes: Annotated[int | None, Query(ge=2, le=100_000)] = None,
+    seed: Annotated[int | None, Query(ge=0, lt=2**63, description="format=architecture only; 0")] = None,
+) -> ModelDocument:
+    """Upload the file as the raw body. It is validated next: poll until `status` is ready or invalid.
+
+    With `format=architecture` the body is empty and the weights are drawn from `seed`.
+    """
+    check_model_format(format)
+    spec = {
+        "architecture": _known(architecture, format),
+        "input_shape": [int(side) for side in input_shape.split(",")] if input_shape else None,
+        "num_classes": num_classes,
+    }
+    blob = None
+    if format == "architecture":
+        spec["seed"] = seed or 0
+        await refuse_body(request)
+    elif seed is not None:
+        raise Problem("invalid_request", "the weights are in the file; leave seed out", param="query:seed")
+    else:
+        blob = await receive(request, services, look_at_model)
+    created = await run_in_threadpool(_create, services, project_id, name, format, spec, blob)
+    response.headers["Location"] = f"/v1/models/{created.id}"
+    return created
+
+
+def _known(architecture: str | None, format: str) -> str:
+    known = ", ".join(ARCHITECTURE_NAMES)
+    if architecture is None:
+        raise Problem(
+            "invalid_request",
+            f"format={format} needs architecture=, one of {known}",
+            param="query:architecture",
+        )
+    if architecture not in ARCHITECTURE_NAMES:
+        raise Problem(
+            "invalid_request",
+            f"there is no architecture {architecture!r}; use one of {known}",
+            param="query:architecture",
+        )
+    return architecture
+
+
+def _create(
+    services: Services, project_id: str, name: str, format: str, spec: dict[str, Any], blob: StoredBlob | None
+) -> ModelDocument:
+    with services.database.transaction() as session:
+        model = intake.add_model(session, project_id=project_id, name=name, format=format, spec=spec, blob=blob)
+        created = _document(model, blob.size_bytes if blob else None)
+    services.bell.ring(services.settings.default_pool)
+    return created
+
+
+@router.get("/models")
+def list_models(
+    services: Here,
+    project_id: ProjectId,
+    limit: Limit = 20,
+    after: After = None,
+    status: IntakeStatus | None = None,
+) -> Page[ModelDocument]:
+    conditions = [Model.status == status] if status else []
+    with services.database.reading() as session:
+        rows, has_more = listing.page(session, Model, project_id, after, limit, *conditions)
+        sizes = listing.sizes_bytes(session, rows)
+    data = [_document(row, sizes.get(row.blob_digest)) for row in rows]
+    return Page(data=data, has_more=has_more, next_cursor=rows[-1].id if has_more else None)
+
+
+@router.get("/models/{model_id}", responses=documented(*EVERYWHERE, "not_found"))
+def get_model(services: Here, project_id: ProjectId, model_id: RowId) -> ModelDocument:
+    with services.database.reading() as session:
+        row = found(session, Model, project_id, model_id)
+        return _document(row, listing.sizes_bytes(session, [row]).get(row.blob_digest))
+
+
+@router.delete("/models/{model_id}", status_code=204, responses=documented(*EVERYWHERE, "not_found", "in_use"))
+def delete_model(services: Here, project_id: ProjectId, model_id: RowId) -> None:
+    """Not while a job refers to it: the job says what it was made of."""
+    with services.database.transaction() as session:
+        session.delete(found(session, Model, project_id, model_id))
+        try:
+            session.flush()
+        except IntegrityError:
+            raise Problem("in_use", f"a job refers to {model_id}") from None
+
+
+def _document(row: Model, size_bytes: int | None) -> ModelDocument:
+    report = row.report or {}
+    return ModelDocument(
+        id=row.id,
+        name=row.name,
+        status=row.status,
+        format=row.format,
+        architecture=row.spec.get("architecture"),
+        input_shape=report.get("input_shape") or row.spec.get("input_shape"),
+        size_bytes=size_bytes,
+        sha256=row.blob_digest,
+        num_parameters=report.get("num_parameters"),
+        num_parameters_total=report.get("num_parameters_total"),
+        num_prunable=report.get("num_prunable"),
+        num_outputs=report.get("num_outputs"),
+        layers=report.get("layers"),
+        error=row.error,
+        created_at=row.created_at,
+    )

@@ -1,0 +1,92 @@
+"""Rounds: what each step of a job measured, beside the dense network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import APIRouter
+from sqlalchemy.orm import Session
+
+from api.auth import KeyedRoute, ProjectId
+from api.documents import ArtifactDocument, RoundDocument
+from api.job_documents import entry_name
+from api.pages import Page, RowId, found, missing
+from api.problems import EVERYWHERE, documented
+from api.routes.artifacts import artifact_document
+from api.services import Here
+from store import jobs, listing
+from store.tables import Job, Round
+
+router = APIRouter(tags=["rounds"], route_class=KeyedRoute)
+
+
+@router.get("/jobs/{job_id}/rounds", responses=documented(*EVERYWHERE, "not_found"))
+def list_rounds(services: Here, project_id: ProjectId, job_id: RowId) -> Page[RoundDocument]:
+    """All that are stored so far, in order; the unnumbered final entry last. Always one page."""
+    with services.database.reading() as session:
+        return Page(data=_documents(session, found(session, Job, project_id, job_id)))
+
+
+@router.get("/jobs/{job_id}/rounds/{number}", responses=documented(*EVERYWHERE, "not_found"))
+def get_round(services: Here, project_id: ProjectId, job_id: RowId, number: str) -> RoundDocument:
+    """`number` is a round's number, or `final`."""
+    with services.database.reading() as session:
+        documents = _documents(session, found(session, Job, project_id, job_id))
+    for document in documents:
+        if str(entry_name(document.number)) == number:
+            return document
+    raise missing(f"round {number} of {job_id}")
+
+
+def _documents(session: Session, job: Job) -> list[RoundDocument]:
+    rounds = jobs.stored_rounds(session, job.id)
+    front = pareto_front(rounds)
+    artifacts: dict[int, list[ArtifactDocument]] = {}
+    for offered in listing.offered_artifacts(session, job):
+        artifacts.setdefault(offered.artifact.position, []).append(artifact_document(offered))
+    return [
+        RoundDocument.model_validate(
+            {
+                **round_.report,
+                "object": "round",
+                "number": round_.number,
+                "final": round_.number is None,
+                "selected": round_.position == job.selected_position,
+                "delta": delta(round_.report["metrics"], rounds[0].report["metrics"]),
+                "pareto": round_.position in front,
+                "artifacts": artifacts.get(round_.position, []),
+                "created_at": round_.created_at,
+            }
+        )
+        for round_ in rounds
+    ]
+
+
+def delta(metrics: dict[str, Any], dense: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Each split's metrics less those of the dense network, where both have them."""
+    return {
+        split: {name: value - dense[split][name] for name, value in values.items() if name in dense[split]}
+        for split, values in metrics.items()
+        if split in dense
+    }
+
+
+def pareto_front(rounds: Sequence[Round]) -> set[int]:
+    """Positions of the trained rounds that no other beats: none is at least as sparse and as accurate (validation),
+    and better in one of the two. Rounds that are equal in both stand on the front together."""
+    measured = [
+        (round_.sparsity, round_.report["metrics"]["validation"]["accuracy"], round_.position)
+        for round_ in rounds
+        if "accuracy" in round_.report["metrics"].get("validation", {})
+    ]
+    return {
+        position
+        for sparsity, accuracy, position in measured
+        if not any(
+            other_sparsity >= sparsity
+            and other_accuracy >= accuracy
+            and (other_sparsity, other_accuracy) != (sparsity, accuracy)
+            for other_sparsity, other_accuracy, _ in measured
+        )
+    }

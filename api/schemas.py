@@ -1,0 +1,56 @@
+"""What a caller sends as JSON. The recipe is its own type: `pruning.recipe`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from pruning.recipe import Recipe
+from pruning.selection import Gate, Select
+
+ArtifactKind = Literal["model", "masks", "ticket", "sparse"]
+
+_YEAR_SECONDS = 366 * 24 * 3600
+_NO_NUL = r"^[^\x00]*$"  # PostgreSQL stores no NUL in a text
+
+Reference = Annotated[str, StringConstraints(pattern=r"^[a-z]{2,4}_[0-9a-z]{1,32}$")]
+PoolName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,59}$")]
+Seconds = Annotated[float, Field(gt=0, le=_YEAR_SECONDS)]
+MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=_NO_NUL)]
+MetadataValue = Annotated[str, StringConstraints(max_length=512, pattern=_NO_NUL)]
+
+_EXAMPLE: dict[str, Any] = {
+    "model": "mdl_...",
+    "dataset": "ds_...",
+    "recipe": {"strategy": "lottery_ticket_reset", "stop": {"rounds": 5, "sparsity": 0.6}, "seed": 0},
+    "gates": [{"metric": "accuracy", "op": ">=", "value": 0.95}],
+    "metadata": {"sha": "1a2b3c"},
+}
+
+
+class JobRequest(BaseModel):
+    """One recipe on one model and dataset."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra={"examples": [_EXAMPLE]})
+
+    model: Reference = Field(description="a ready model")
+    dataset: Reference = Field(description="a ready dataset")
+    recipe: Recipe
+    gates: list[Gate] = Field(
+        default_factory=list, max_length=20, description="all must pass, or the conclusion is gate_failed"
+    )
+    select: Select = Field("smallest_passing", description="which round the job returns")
+    pool: PoolName | None = Field(None, description="the workers that may take it; null: the service's default pool")
+    priority: int = Field(0, ge=-100, le=100, description="higher goes first")
+    queue_timeout_seconds: Seconds | None = Field(None, description="fails when it waited this long; null: waits")
+    deadline_seconds: Seconds | None = Field(None, description="fails this long after it was made; null: never")
+    max_failures: int = Field(3, ge=1, le=100, description="lost workers in a row, with no round stored between")
+    keep_rounds: Literal["all"] = "all"
+    artifacts: list[ArtifactKind] = Field(
+        default=["model", "masks", "ticket"], min_length=1, max_length=20, description="what each round offers"
+    )
+    cache: Literal["on", "off"] = "on"
+    metadata: dict[MetadataKey, MetadataValue] = Field(
+        default_factory=dict, max_length=16, description="your own labels, echoed"
+    )

@@ -1,0 +1,42 @@
+"""What every request works with, opened once for the life of the process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from store.blobs import BlobStore
+from store.database import Database
+from store.queue import Bell
+from store.settings import Settings
+
+
+@dataclass(frozen=True)
+class Services:
+    settings: Settings
+    database: Database
+    blobs: BlobStore
+    bell: Bell
+
+
+@contextmanager
+def opened(settings: Settings) -> Iterator[Services]:
+    services = Services(settings, Database(settings.database), BlobStore(settings.blob_dir), Bell(settings.broker_url))
+    try:
+        yield services
+    finally:
+        services.bell.close()
+        services.database.close()
+
+
+async def services_of(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+Here = Annotated[Services, Depends(services_of)]
+"""A parameter of a route: the services of this process."""

@@ -1,0 +1,84 @@
+"""Files in: the raw body, streamed to disk at constant memory and hashed on the way.
+
+Pieces of one MiB go to a thread, which hashes and writes them: a thread hop (0.1 ms) for each of the server's 64 KiB
+chunks would cost as much as the work itself, and writing on the event loop would stop every other request while the
+disk is slow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+
+from fastapi import Request
+from starlette.concurrency import run_in_threadpool
+
+from api.bodies import declared_bytes
+from api.problems import Problem
+from api.services import Services
+from store.blobs import CHUNK_BYTES, StoredBlob, TooLarge
+
+Look = Callable[[bytes, int | None], None]
+"""look(first bytes, size of the whole if it is known): raises Problem where the file cannot be taken."""
+
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+BODY = {"requestBody": {"content": {"application/octet-stream": _BINARY}}}
+"""For the OpenAPI document: the file itself is the body."""
+
+
+async def receive(request: Request, services: Services, look: Look) -> StoredBlob:
+    """The body as a blob, whole; where it is refused or breaks off, nothing is left of it."""
+    limit_bytes = services.settings.max_upload_bytes
+    size_bytes = declared_bytes(request)
+    _refuse_encoded(request)
+    if size_bytes is not None and size_bytes > limit_bytes:
+        raise _too_large(limit_bytes)
+    with services.blobs.writer(limit_bytes) as writer:
+        try:
+            async for piece in _pieces(request.stream()):
+                if writer.size_bytes == 0:
+                    look(piece, size_bytes)
+                await run_in_threadpool(writer.write, piece)
+        except TooLarge:
+            raise _too_large(limit_bytes) from None
+        if writer.size_bytes == 0:
+            raise Problem("invalid_content", "the body is empty; send the file itself as the body", param="")
+        return await run_in_threadpool(writer.finish)
+
+
+async def refuse_body(request: Request) -> None:
+    """For what is made from parameters alone."""
+    async for chunk in request.stream():
+        if chunk:
+            raise Problem(
+                "invalid_request", "format=architecture takes no body: its weights come from the seed", param=""
+            )
+
+
+async def _pieces(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The stream in pieces of CHUNK_BYTES or a little more, the last one perhaps less; none is empty."""
+    gathered: list[bytes] = []
+    num_bytes = 0
+    async for chunk in chunks:
+        gathered.append(chunk)
+        num_bytes += len(chunk)
+        if num_bytes >= CHUNK_BYTES:
+            yield b"".join(gathered)
+            gathered, num_bytes = [], 0
+    if num_bytes:
+        yield b"".join(gathered)
+
+
+def _refuse_encoded(request: Request) -> None:
+    """A form wraps the file in boundaries; a compressed body is another file than the one it stands for."""
+    if request.headers.get("content-type", "").startswith("multipart/"):
+        raise Problem(
+            "unsupported_media_type",
+            "send the file itself as the body, not as a form (curl: --data-binary @FILE or -T FILE, not -F)",
+            param="header:content-type",
+        )
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise Problem("unsupported_media_type", "send the file uncompressed", param="header:content-encoding")
+
+
+def _too_large(limit_bytes: int) -> Problem:
+    return Problem("too_large", f"the service takes files of up to {limit_bytes} bytes", param="")

@@ -1,0 +1,210 @@
+"""The client: one method for each thing a user does with the service."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self, TypeVar
+from urllib.parse import quote
+
+from espalier.errors import EspalierError, JobFailed, NotReady, WaitTimedOut
+from espalier.files import Arrays, Upload, arrays_as_npz, opened, write_checked
+from espalier.shapes import Artifact, Dataset, Job, Model, Round
+from espalier.transport import Transport
+
+T = TypeVar("T")
+INTAKE_INTERVAL_SECONDS = 0.2
+
+
+class Client:
+    """`url` and `api_key` default to ESPALIER_URL and ESPALIER_API_KEY.
+
+    Reads are tried again for `patience_seconds` where the service is away; writes are sent once, for the caller to
+    decide. Errors: see `espalier.errors`.
+    """
+
+    def __init__(self, url: str | None = None, api_key: str | None = None, *, patience_seconds: float = 60) -> None:
+        url = url or os.environ.get("ESPALIER_URL")
+        api_key = api_key or os.environ.get("ESPALIER_API_KEY")
+        if not url or not api_key:
+            raise EspalierError("give url and api_key, or set ESPALIER_URL and ESPALIER_API_KEY")
+        self._transport = Transport(url, api_key, patience_seconds)
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    # Models and datasets
+
+    def upload_model(
+        self,
+        file: Upload,
+        *,
+        architecture: str,
+        name: str | None = None,
+        input_shape: tuple[int, ...] | None = None,
+        num_classes: int | None = None,
+        format: str = "safetensors",
+        wait: bool = True,
+    ) -> Model:
+        """Stream a file of weights for a named architecture. Waits until the service has validated it.
+
+        Raises:
+            NotReady: the service found it invalid; the message is the service's.
+        """
+        spec = {
+            "name": name or _name_of(file, "model"),
+            "format": format,
+            "architecture": architecture,
+            "input_shape": input_shape and ",".join(map(str, input_shape)),
+            "num_classes": num_classes,
+        }
+        with opened(file) as content:
+            model: Model = self._transport.send("POST", "/v1/models", params=spec, content=content)
+        return self._ready(lambda: self.model(model["id"])) if wait else model
+
+    def upload_dataset(self, data: Upload | Arrays, *, name: str | None = None, wait: bool = True) -> Dataset:
+        """Stream named splits: a .npz or .safetensors file, or arrays `{"train": (inputs, targets), ...}` with
+        optional `validation` and `test`. Waits until the service has validated it.
+
+        Raises:
+            NotReady: the service found it invalid; the message is the service's.
+        """
+        if isinstance(data, Mapping):
+            with arrays_as_npz(data) as path:
+                return self.upload_dataset(path, name=name or "dataset", wait=wait)
+        format = "safetensors" if Path(str(data)).suffix == ".safetensors" else "npz"
+        spec = {"name": name or _name_of(data, "dataset"), "format": format}
+        with opened(data) as content:
+            dataset: Dataset = self._transport.send("POST", "/v1/datasets", params=spec, content=content)
+        return self._ready(lambda: self.dataset(dataset["id"])) if wait else dataset
+
+    def model(self, model_id: str) -> Model:
+        model: Model = self._transport.get(_path("models", model_id))
+        return model
+
+    def dataset(self, dataset_id: str) -> Dataset:
+        dataset: Dataset = self._transport.get(_path("datasets", dataset_id))
+        return dataset
+
+    # Jobs
+
+    def create_job(
+        self,
+        *,
+        model: Model | str,
+        dataset: Dataset | str,
+        recipe: Mapping[str, Any],
+        gates: list[dict[str, Any]] | None = None,
+        **options: Any,
+    ) -> Job:
+        """Post a recipe for a model and a dataset. What the recipe leaves out, its strategy fills in; `options` are
+        the job's other fields (`select`, `priority`, `deadline_seconds`, `metadata`, ...)."""
+        body = {"model": _id(model), "dataset": _id(dataset), "recipe": recipe, "gates": gates or [], **options}
+        job: Job = self._transport.send("POST", "/v1/jobs", json=body)
+        return job
+
+    def job(self, job_id: str) -> Job:
+        job: Job = self._transport.get(_path("jobs", job_id))
+        return job
+
+    def jobs(self, **filters: Any) -> Iterator[Job]:
+        """Every job, page by page as they are asked for; `filters` such as `status` and `limit` (of one page)."""
+        return self._pages("/v1/jobs", **filters)
+
+    def cancel(self, job_id: str) -> Job:
+        """Safe to repeat. A running job stops shortly after; its completed rounds are kept."""
+        job: Job = self._transport.patiently(lambda: self._transport.send("POST", _path("jobs", job_id, "cancel")))
+        return job
+
+    def rounds(self, job_id: str) -> list[Round]:
+        """What is stored so far, in order; the unnumbered final entry last, where the recipe makes one."""
+        return list(self._pages(_path("jobs", job_id, "rounds")))
+
+    def follow(self, job_id: str, *, interval_seconds: float = 1.0) -> Iterator[Job]:
+        """The job each time it has changed, until it is done. Goes on through restarts of the service."""
+        seen: Job | None = None
+        for job in self._watch(lambda: self.job(job_id), interval_seconds):
+            if job != seen:
+                yield job
+            if job["done"]:
+                return
+            seen = job
+
+    def wait(self, job_id: str, *, timeout_seconds: float | None = None, interval_seconds: float = 1.0) -> Job:
+        """The job once it has succeeded (whether it passed its gates is its `conclusion`).
+
+        Raises:
+            JobFailed: it failed or was canceled.
+            WaitTimedOut: it is not done yet, and goes on.
+        """
+        watched = self._watch(lambda: self.job(job_id), interval_seconds, timeout_seconds)
+        job = next(job for job in watched if job["done"])
+        if job["status"] != "succeeded":
+            raise JobFailed(job)
+        return job
+
+    # Artifacts
+
+    def artifacts(self, job_id: str) -> list[Artifact]:
+        return list(self._pages(_path("jobs", job_id, "artifacts")))
+
+    def download(self, artifact: Artifact, path: Path | str) -> Path:
+        """Store an artifact's content at `path`: all of it, checked against its digest, or nothing.
+
+        Raises:
+            DigestMismatch: what came is not what the digest promises.
+        """
+        path = Path(path)
+
+        def attempt() -> Path:
+            with self._transport.stream("GET", _path("artifacts", artifact["id"], "content")) as response:
+                write_checked(response.iter_bytes(), path, artifact["sha256"])
+            return path
+
+        return self._transport.patiently(attempt)
+
+    # How it waits and turns pages
+
+    def _ready(self, read: Callable[[], Any]) -> Any:
+        document = next(d for d in self._watch(read, INTAKE_INTERVAL_SECONDS) if d["status"] != "validating")
+        if document["status"] != "ready":
+            raise NotReady(document)
+        return document
+
+    def _watch(
+        self, read: Callable[[], T], interval_seconds: float, timeout_seconds: float | None = None
+    ) -> Iterator[T]:
+        """What `read` gives, now and after every interval."""
+        give_up_at = time.monotonic() + timeout_seconds if timeout_seconds is not None else float("inf")
+        while True:
+            yield read()
+            if time.monotonic() + interval_seconds > give_up_at:
+                raise WaitTimedOut(f"not done within {timeout_seconds} s")
+            time.sleep(interval_seconds)
+
+    def _pages(self, path: str, **params: Any) -> Iterator[Any]:
+        page = self._transport.get(path, **params)
+        yield from page["data"]
+        while page["has_more"]:
+            page = self._transport.get(path, **params, after=page["next_cursor"])
+            yield from page["data"]
+
+
+def _path(*parts: str) -> str:
+    return "/v1/" + "/".join(quote(part, safe="") for part in parts)
+
+
+def _id(document: Model | Dataset | str) -> str:
+    return document if isinstance(document, str) else document["id"]
+
+
+def _name_of(file: Upload, otherwise: str) -> str:
+    return otherwise if isinstance(file, bytes) else Path(file).stem

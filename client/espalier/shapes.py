@@ -1,0 +1,105 @@
+"""The service's JSON as types. They describe it and check nothing at run time, so a field that a newer service adds
+is simply there; the ones below are promised."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NotRequired, TypedDict
+
+
+class Problem(TypedDict):
+    """RFC 9457. `param` is a JSON pointer to what was wrong; `errors` lists all of it."""
+
+    status: int
+    title: str
+    code: NotRequired[str]
+    detail: NotRequired[str]
+    param: NotRequired[str | None]
+    errors: NotRequired[list[dict[str, Any]]]
+    request_id: NotRequired[str]
+    retryable: NotRequired[bool]
+
+
+class Failure(TypedDict):
+    code: str
+    message: str
+    retryable: bool
+
+
+class Model(TypedDict):
+    id: str
+    name: str
+    status: Literal["validating", "ready", "invalid"]
+    format: str
+    size_bytes: int | None
+    sha256: str | None
+    num_parameters: int | None
+    num_prunable: int | None
+    layers: list[dict[str, Any]] | None
+    error: Failure | None
+
+
+class Dataset(TypedDict):
+    id: str
+    name: str
+    status: Literal["validating", "ready", "invalid"]
+    splits: dict[str, Any] | None
+    error: Failure | None
+
+
+class Progress(TypedDict):
+    """`fraction` of the whole job, from 0 to 1; `round` is null until the first one trains."""
+
+    round: int | None
+    rounds: int
+    fraction: float
+    eta_seconds: float | None
+
+
+class Job(TypedDict):
+    """`status` says whether the service did its work, `conclusion` whether the result passed the gates."""
+
+    id: str
+    status: Literal["queued", "running", "pausing", "paused", "canceling", "succeeded", "failed", "canceled"]
+    done: bool
+    conclusion: Literal["passed", "gate_failed", "error", "canceled", "timed_out"] | None
+    model: str
+    dataset: str
+    recipe: dict[str, Any]
+    progress: Progress
+    selected_round: int | None
+    gates: list[dict[str, Any]]
+    attempts: list[dict[str, Any]]
+    error: Failure | None
+    created_at: str
+    started_at: str | None
+    finished_at: str | None
+
+
+class Sparsity(TypedDict):
+    """Fractions removed."""
+
+    target: float
+    actual: float
+
+
+class Artifact(TypedDict):
+    id: str
+    job: str
+    round: int | None
+    kind: str
+    format: str
+    filename: str
+    size_bytes: int
+    sha256: str
+
+
+class Round(TypedDict):
+    """`number` is null for the final entry. `num_parameters` and `num_nonzero` count prunable weights."""
+
+    number: int | None
+    sparsity: Sparsity
+    num_parameters: int
+    num_nonzero: int
+    layers: list[dict[str, Any]]
+    metrics: dict[str, dict[str, float]]
+    artifacts: list[Artifact]

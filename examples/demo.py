@@ -1,0 +1,175 @@
+"""Espalier in one minute: two networks, three pruning algorithms, all over HTTP.
+
+    .venv/bin/python examples/demo.py
+
+Starts a service for itself, trains and prunes on scikit-learn's digits, and checks what comes back: the weights load
+into the user's own modules, are zero where the masks say, and are as accurate as the service reported.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from digits import SCALE, Split, load_splits
+from espalier import Client, EspalierError, Job, Round, read_masks
+from networks import ConvNet, LeNet, initialised
+from pictures import Following, console, draw_curves, print_rounds, selected
+from pydantic import SecretStr
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from embedded.serve import Service, ServiceError
+from store.settings import Settings
+
+
+@dataclass(frozen=True)
+class Study:
+    """One algorithm on one network."""
+
+    strategy: str
+    network: type[nn.Module]
+    architecture: str
+    recipe: dict[str, Any]
+    gates: list[dict[str, Any]] = field(default_factory=list)
+
+
+LOTTERY_TICKET: dict[str, Any] = {
+    "stop": {"rounds": 12},
+    "training": {"steps": 400, "preprocessing": {"scale": SCALE}},
+    "seed": 1,
+}
+DROPNET: dict[str, Any] = {
+    "schedule": {"fraction": 0.3},
+    "stop": {"rounds": 10, "accuracy_floor": {"factor": 0.98}},
+    "training": {"epochs": 8, "preprocessing": {"scale": SCALE}},
+    "seed": 1,
+}
+GOOD_ENOUGH = [{"metric": "accuracy", "op": ">=", "value": 0.95}]
+
+STUDIES = [
+    Study("lottery_ticket_reset", LeNet, "lenet_300_100", LOTTERY_TICKET, GOOD_ENOUGH),
+    Study("lottery_ticket_continue", LeNet, "lenet_300_100", LOTTERY_TICKET, GOOD_ENOUGH),
+    Study("dropnet", ConvNet, "conv2", DROPNET),
+]
+
+
+def main() -> int:
+    data_dir = Settings().data_dir  # ESPALIER_DATA_DIR, or ./var
+    folder = data_dir / "demo"
+    api_key = own_key(folder / "api_key")
+    started_at = time.monotonic()
+    with Service(Settings(port=0, api_key=SecretStr(api_key))) as service, Client(service.url, api_key) as client:
+        console.print(f"A service of its own answers at {service.url} (after {time.monotonic() - started_at:.0f} s).\n")
+        splits = load_splits()
+        jobs = post_jobs(client, splits)
+        results = follow_jobs(client, jobs)
+        for study, job, rounds in results:
+            print_rounds(study.strategy, job, rounds)
+        agreed = [verify(client, study, job, rounds, splits["test"], folder) for study, job, rounds in results]
+    draw_curves([(study.strategy, job, rounds) for study, job, rounds in results], folder)
+    console.print(f"\nCurves: {folder}/accuracy.png and .svg. Networks, masks and tickets: {folder}/<strategy>/.")
+    console.print(f"All of it took {time.monotonic() - started_at:.0f} s. `make serve` keeps a service running.")
+    return 0 if all(agreed) else 1
+
+
+def own_key(path: Path) -> str:
+    """The demo's API key, made at its first run and kept for the next."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)
+        path.write_text(f"esp_{secrets.token_urlsafe(32)}")
+    return path.read_text()
+
+
+def post_jobs(client: Client, splits: dict[str, Split]) -> list[tuple[Study, Job]]:
+    """Upload the data and each network's first weights, then post one job per study."""
+    dataset = client.upload_dataset(splits, name="digits")
+    jobs = []
+    for study in STUDIES:
+        with tempfile.TemporaryDirectory() as scratch:
+            weights = Path(scratch) / f"{study.architecture}.safetensors"
+            save_file(first_weights(study).state_dict(), weights)
+            model = client.upload_model(weights, architecture=study.architecture, input_shape=(1, 8, 8), num_classes=10)
+        recipe = {"strategy": study.strategy, **study.recipe}
+        # The priority goes before whatever else waits in this data directory.
+        job = client.create_job(model=model, dataset=dataset, recipe=recipe, gates=study.gates, priority=10)
+        jobs.append((study, job))
+    return jobs
+
+
+def first_weights(study: Study) -> nn.Module:
+    return initialised(study.network(), seed=1)
+
+
+def follow_jobs(client: Client, jobs: list[tuple[Study, Job]]) -> list[tuple[Study, Job, list[Round]]]:
+    """Watch each job to its end and read its rounds. Who leaves early cancels what still runs."""
+    try:
+        with Following([(job["id"], study.strategy) for study, job in jobs]) as following:
+            for _, job in jobs:
+                for seen in client.follow(job["id"], interval_seconds=0.2):
+                    following.update(seen)
+            return [(study, client.wait(job["id"]), client.rounds(job["id"])) for study, job in jobs]
+    except BaseException:
+        for _, job in jobs:
+            if not client.job(job["id"])["done"]:
+                client.cancel(job["id"])
+        raise
+
+
+def verify(client: Client, study: Study, job: Job, rounds: list[Round], test: Split, folder: Path) -> bool:
+    """Download the selected round and hold it against its masks, the first weights and the reported accuracy."""
+    chosen = selected(job, rounds)
+    files = {
+        artifact["kind"]: client.download(artifact, folder / study.strategy / artifact["filename"])
+        for artifact in chosen["artifacts"]
+    }
+    network = first_weights(study)
+    first = {name: weights.clone() for name, weights in network.state_dict().items()}
+    network.load_state_dict(load_file(files["model"]), strict=True)
+    trained, ticket = network.state_dict(), load_file(files["ticket"])
+
+    masks_hold = tickets_hold = True
+    for name, mask in read_masks(files["masks"]).items():
+        kept = torch.from_numpy(mask)
+        masks_hold &= not trained[name][~kept].any() and not ticket[name][~kept].any()
+        tickets_hold &= torch.equal(ticket[name][kept], first[name][kept])
+    measured, reported = accuracy(network, test), chosen["metrics"]["test"]["accuracy"]
+    agrees = abs(measured - reported) < 0.5 / len(test[0])  # not one example apart
+
+    console.print(f"{study.strategy}: test accuracy {measured:.4f} measured here, {reported:.4f} reported.", end=" ")
+    complaints = [
+        complaint
+        for holds, complaint in (
+            (masks_hold, "a weight that the masks remove is not zero"),
+            (tickets_hold, "a weight of the ticket is not the one it started from"),
+            (agrees, "the accuracies differ"),
+        )
+        if not holds
+    ]
+    console.print(f"[bold red]Wrong: {'; '.join(complaints)}.[/]" if complaints else "Masks and ticket hold.")
+    return not complaints
+
+
+@torch.no_grad()
+def accuracy(network: nn.Module, split: Split) -> float:
+    images, labels = (torch.from_numpy(array) for array in split)
+    predicted = network.eval()(images * SCALE).argmax(dim=1)
+    return int((predicted == labels).sum()) / len(labels)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        console.print("\nStopped: the jobs are canceled, the service is down.")
+        sys.exit(130)
+    except (EspalierError, ServiceError) as error:
+        console.print(f"[bold red]{type(error).__name__}:[/] {error}")
+        sys.exit(1)

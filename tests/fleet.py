@@ -1,0 +1,164 @@
+"""Real workers and sweepers as processes, to be killed; and jobs for them, made of digits and a small network."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.datasets import load_digits
+from sqlalchemy import select
+
+from embedded.serve import COMMANDS
+from pruning.recipe import Recipe
+from store import intake, jobs
+from store.blobs import BlobStore
+from store.database import Database
+from store.queue import Bell
+from store.settings import Settings
+from store.tables import Artifact, Dataset, IntakeStatus, Job, JobStatus, Model
+
+SMALL = {
+    "strategy": "lottery_ticket_reset",
+    "stop": {"rounds": 3},
+    "training": {"steps": 150, "evaluate_every_steps": 50, "preprocessing": {"scale": 0.0625}},
+}
+
+
+def digits_npz(num_examples: int = 1000) -> bytes:
+    """The digits of scikit-learn, uint8 0..16, as named splits."""
+    digits = load_digits()
+    images, targets = digits.images.astype("uint8")[:, None], digits.target
+    file = BytesIO()
+    np.savez(
+        file,
+        **{
+            "train.inputs": images[:num_examples],
+            "train.targets": targets[:num_examples],
+            "validation.inputs": images[1000:1400],
+            "validation.targets": targets[1000:1400],
+        },
+    )
+    return file.getvalue()
+
+
+@dataclass
+class Fleet:
+    settings: Settings
+    database: Database
+    blobs: BlobStore
+    project: str
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def start(self, name: str) -> subprocess.Popen[bytes]:
+        places = {"host": "127.0.0.1", "port": self.settings.port, "pool": self.settings.worker_pool}
+        environment = {
+            f"ESPALIER_{key.upper()}": value.get_secret_value() if hasattr(value, "get_secret_value") else str(value)
+            for key, value in self.settings
+            if value is not None
+        }
+        with (self.settings.data_dir / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, *(part.format(**places) for part in COMMANDS[name])],
+                env={**os.environ, **environment},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.processes.append(process)
+        return process
+
+    def stop(self) -> None:
+        for process in self.processes:
+            for child in children_of(process.pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child, signal.SIGKILL)
+            process.kill()
+            process.wait()
+
+    def log(self, name: str) -> str:
+        return (self.settings.data_dir / f"{name}.log").read_text()
+
+    def add_model(self, **spec: Any) -> Model:
+        spec = {"architecture": "lenet_300_100", "input_shape": [1, 8, 8], "num_classes": 10, "seed": 0, **spec}
+        with self.database.transaction() as session:
+            return intake.add_model(
+                session, project_id=self.project, name="m", format="architecture", spec=spec, blob=None
+            )
+
+    def add_dataset(self, content: bytes | None = None, format: str = "npz") -> Dataset:
+        blob = self.blobs.put([content if content is not None else digits_npz()], 1 << 30)
+        with self.database.transaction() as session:
+            return intake.add_dataset(session, project_id=self.project, name="d", format=format, blob=blob)
+
+    def ready(self, row: Model | Dataset) -> Any:
+        """Ring, wait until it is validated; ready or invalid."""
+        self.ring()
+        return self.wait(lambda: self._fetch(row), lambda now: now.status != IntakeStatus.VALIDATING)
+
+    def submit(self, model: Model, dataset: Dataset, recipe: dict[str, Any] = SMALL, **columns: Any) -> Job:
+        full = Recipe.model_validate(recipe).to_json()
+        defaults = {"gates": [], "select": "smallest_passing", "artifacts": ["model", "masks", "ticket"]}
+        with self.database.transaction() as session:
+            job = jobs.submit(
+                session,
+                **defaults
+                | {"project_id": self.project, "model_id": model.id, "dataset_id": dataset.id, "recipe": full}
+                | {"pool": self.settings.worker_pool, "options": {}, "planned_rounds": full["stop"]["rounds"] or 0}
+                | columns,
+            )
+        self.ring()
+        return job
+
+    def ring(self) -> None:
+        bell = Bell(self.settings.broker_url)
+        bell.ring(self.settings.worker_pool)
+        bell.close()
+
+    def finished(self, job: Job, seconds: float = 60) -> Job:
+        return self.wait(lambda: self._fetch(job), lambda now: JobStatus(now.status).is_terminal, seconds)
+
+    def digests(self, job: Job) -> list[tuple[int, str, str]]:
+        """(position, kind, digest) of all that a job stored."""
+        with self.database.reading() as session:
+            rows = session.scalars(select(Artifact).where(Artifact.job_id == job.id))
+            return sorted((a.position, a.kind, a.blob_digest) for a in rows)
+
+    def wait(self, look: Callable[[], Any], until: Callable[[Any], bool], seconds: float = 60) -> Any:
+        deadline = time.monotonic() + seconds
+        while not until(seen := look()):
+            if time.monotonic() > deadline:
+                raise TimeoutError(
+                    f"{seen!r} {vars(seen)} after {seconds} s; worker's log:\n{self.log('worker')[-3000:]}"
+                )
+            time.sleep(0.05)
+        return seen
+
+    def _fetch(self, row: Model | Dataset | Job) -> Any:
+        with self.database.reading() as session:
+            return session.get_one(type(row), row.id)
+
+
+def children_of(pid: int) -> list[int]:
+    """Processes that a process started and that still live (Linux)."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found += [int(child) for child in task.read_text().split()]
+    return found
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False

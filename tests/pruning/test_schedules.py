@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import pytest
+
+from pruning.recipe import LayerOverride
+from pruning.schedules import (
+    LayerSize,
+    RecipeRefused,
+    count_globally,
+    count_to_prune,
+    counts_by_layer,
+    layer_sizes,
+    plan,
+    resolve_overrides,
+    target_sparsity,
+)
+
+LENET = [LayerSize("fc1", 235_200), LayerSize("fc2", 30_000), LayerSize("fc3", 1_000, is_output=True)]
+
+
+def test_k_of_weights_rounds_and_of_units_takes_at_least_one() -> None:
+    assert [count_to_prune(n, 0.2, "weight") for n in (100, 12, 13, 3, 2)] == [20, 2, 3, 1, 0]
+    assert [count_to_prune(n, 0.2, "unit") for n in (100, 12, 14, 3, 1, 0)] == [20, 2, 2, 1, 1, 0]
+
+
+def test_plan_of_the_paper(make_recipe) -> None:
+    recipe = make_recipe(
+        scope={"kind": "layerwise", "overrides": {"output": {"rate": 0.5}}},
+        schedule={"fraction": 0.2},
+        stop={"rounds": 15},
+    )
+    rounds = plan(LENET, recipe)
+    assert rounds[1].remaining == {"fc1": 188_160, "fc2": 24_000, "fc3": 900}
+    assert [round(100 * (1 - rounds[n].sparsity), 1) for n in (0, 3, 7, 9, 15)] == [100, 51.3, 21.1, 13.5, 3.6]
+    assert target_sparsity(LENET, recipe, resolve_overrides(recipe.scope, LENET), 1) == pytest.approx(
+        rounds[1].sparsity
+    )
+
+
+def test_plan_ends_at_the_first_round_that_meets_the_target(make_recipe) -> None:
+    planned = plan(LENET, make_recipe(stop={"sparsity": 0.75, "rounds": 9}))
+    assert [p.number for p in planned] == [0, 1, 2]
+    with pytest.raises(RecipeRefused, match=r"set stop\.rounds to 3 or more") as caught:
+        plan(LENET, make_recipe(stop={"sparsity": 0.8, "rounds": 2}))
+    assert caught.value.field == ("stop", "sparsity")
+
+
+def test_plan_ends_where_nothing_is_left(make_recipe) -> None:
+    recipe = make_recipe(granularity="unit", stop={"rounds": 100})
+    assert plan([LayerSize("a", 3), LayerSize("b", 1)], recipe)[-1].remaining == {"a": 1, "b": 1}
+    with pytest.raises(RecipeRefused, match="nothing more can be pruned"):
+        plan([LayerSize("a", 3)], make_recipe(granularity="unit", stop={"sparsity": 0.9}))
+
+
+def test_overrides_by_name_and_by_output(make_recipe) -> None:
+    recipe = make_recipe(scope={"kind": "layerwise", "overrides": {"output": {"rate": 0.5}, "fc1": {"ignore": True}}})
+    assert resolve_overrides(recipe.scope, LENET) == {
+        "fc1": LayerOverride(ignore=True),
+        "fc2": LayerOverride(),
+        "fc3": LayerOverride(rate=0.5),
+    }
+    assert list(plan(LENET, recipe)[0].remaining) == ["fc2", "fc3"]
+    wrong = make_recipe(scope={"kind": "layerwise", "overrides": {"fc4": {"rate": 0.5}}})
+    with pytest.raises(RecipeRefused, match="did you mean fc") as caught:
+        plan(LENET, wrong)
+    assert caught.value.field == ("scope", "overrides", "fc4")
+
+
+def test_floors_bound_what_goes(make_recipe) -> None:
+    recipe = make_recipe(granularity="unit", schedule={"fraction": 0.9})
+    overrides = {"a": LayerOverride(min_units=5), "b": LayerOverride()}
+    assert counts_by_layer({"a": 6, "b": 10}, recipe, overrides) == {"a": 1, "b": 9}
+    assert count_globally({"a": 6, "b": 10}, recipe, overrides) == 10
+    with pytest.raises(RecipeRefused, match="fewer than min_units"):
+        plan(
+            [LayerSize("a", 3)],
+            make_recipe(granularity="unit", scope={"kind": "global", "overrides": {"a": {"min_units": 4}}}),
+        )
+
+
+def test_layer_sizes_from_a_report_count_groups_and_tied_weights_once() -> None:
+    def layer(name, prunable, group=None, is_output=False):
+        return {
+            "name": name,
+            "prunable": prunable,
+            "group": group,
+            "is_output": is_output,
+            "num_weights": 12,
+            "num_units": 4,
+        }
+
+    report = {
+        "layers": [
+            layer("stem", ["weight", "unit"], "stem"),
+            layer("conv", ["weight", "unit"], "stem"),
+            layer("tied", []),
+            layer("fc", ["weight"], is_output=True),
+        ]
+    }
+    assert layer_sizes(report, "unit") == [LayerSize("stem", 4)]
+    assert layer_sizes(report, "weight") == [
+        LayerSize("stem", 12),
+        LayerSize("conv", 12),
+        LayerSize("fc", 12, is_output=True),
+    ]

@@ -1,0 +1,147 @@
+"""Whatever is killed, a job ends once, with the result it would have had. Real processes, real SIGKILL."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+
+import pytest
+from fleet import SMALL, Fleet, children_of, is_alive
+from sqlalchemy import select
+
+from store import jobs
+from store.tables import Attempt, Event, Job
+from store.transitions import Trigger
+
+DROPNET = {
+    "strategy": "dropnet",
+    "stop": {"rounds": 3, "accuracy_floor": {"factor": 0.5}},
+    "training": {"epochs": 3, "preprocessing": {"scale": 0.0625}},
+}
+CONTINUE = {**SMALL, "strategy": "lottery_ticket_continue"}
+
+
+def kill_children(pid: int) -> int:
+    killed = 0
+    for child in children_of(pid):
+        try:
+            os.kill(child, signal.SIGKILL)
+            killed += 1
+        except ProcessLookupError:
+            pass
+    return killed
+
+
+@pytest.mark.timeout(240)
+def test_killed_at_random_moments_ends_with_the_same_digests(fleet: Fleet) -> None:
+    """Workers and children of three jobs, one for each algorithm, killed again and again by a seeded schedule."""
+    worker, _sweeper = fleet.start("worker"), fleet.start("sweeper")
+    model, dataset = fleet.ready(fleet.add_model()), fleet.ready(fleet.add_dataset())
+    recipes = [SMALL, CONTINUE, DROPNET]
+    undisturbed = [fleet.submit(model, dataset, recipe) for recipe in recipes]
+    expected = [fleet.digests(job) for job in [fleet.finished(job) for job in undisturbed]]
+    assert [len({position for position, _, _ in digests}) for digests in expected] == [4, 5, 4]
+
+    chance = random.Random(7)
+    disturbed = [fleet.submit(model, dataset, recipe, max_failures=100) for recipe in recipes]
+    kills = 0
+    while kills < 8 and not all(fleet._fetch(job).status == "succeeded" for job in disturbed):
+        time.sleep(chance.uniform(0.3, 1.2))
+        if chance.random() < 0.5:
+            kills += kill_children(worker.pid) > 0
+        else:
+            orphans = children_of(worker.pid)
+            worker.kill()
+            worker.wait()
+            kills += 1
+            fleet.wait(lambda o=orphans: [p for p in o if is_alive(p)], lambda alive: not alive, 5)
+            worker = fleet.start("worker")
+    ended = [fleet.finished(job, 120) for job in disturbed]
+
+    assert kills >= 4
+    assert [(job.status, job.conclusion) for job in ended] == [("succeeded", "passed")] * 3
+    assert [fleet.digests(job) for job in ended] == expected
+    with fleet.database.reading() as session:
+        for job in ended:
+            ends = [e for e in jobs.events(session, job.id) if e.type == "job.succeeded"]
+            assert len(ends) == 1, "ended exactly once"
+            attempts = session.scalars(select(Attempt).where(Attempt.job_id == job.id)).all()
+            assert all(attempt.ended_at is not None for attempt in attempts)
+    assert sum(job.attempt for job in ended) > 3, "the schedule killed running attempts"
+
+
+def test_a_drained_worker_gives_its_job_back_at_once(fleet: Fleet) -> None:
+    worker, _sweeper = fleet.start("worker"), fleet.start("sweeper")
+    model, dataset = fleet.ready(fleet.add_model()), fleet.ready(fleet.add_dataset())
+    long = {**SMALL, "training": {**SMALL["training"], "steps": 100_000}}
+    job = fleet.submit(model, dataset, long)
+    fleet.wait(lambda: fleet._fetch(job), lambda now: now.progress is not None)
+    children = children_of(worker.pid)
+    worker.terminate()
+    assert worker.wait(8) == 0
+    after = fleet._fetch(job)
+    assert (after.status, after.failures) == ("queued", 0)
+    assert not any(is_alive(child) for child in children)
+    with fleet.database.reading() as session:
+        assert session.scalars(select(Attempt.reason)).all() == ["the worker shut down"]
+
+
+def test_cancel_frees_the_worker_within_seconds(fleet: Fleet) -> None:
+    fleet.start("worker")
+    model, dataset = fleet.ready(fleet.add_model()), fleet.ready(fleet.add_dataset())
+    job = fleet.submit(model, dataset, {**SMALL, "training": {**SMALL["training"], "steps": 100_000}})
+    fleet.wait(lambda: fleet._fetch(job), lambda now: now.progress is not None)
+    started = time.monotonic()
+    with fleet.database.transaction() as session:
+        assert jobs.order(session, fleet.project, job.id, Trigger.CANCEL).status == "canceling"
+    after = fleet.finished(job)
+    assert (after.status, after.conclusion) == ("canceled", "canceled")
+    assert time.monotonic() - started < 4
+    next_job = fleet.submit(model, dataset)
+    assert fleet.finished(next_job).conclusion == "passed"
+
+
+def test_a_paused_job_goes_on_where_it_was(fleet: Fleet) -> None:
+    fleet.start("worker")
+    model, dataset = fleet.ready(fleet.add_model()), fleet.ready(fleet.add_dataset())
+    plain = fleet.finished(fleet.submit(model, dataset))
+    job = fleet.submit(model, dataset)
+    fleet.wait(lambda: fleet._fetch(job), lambda now: now.last_position >= 0)
+    with fleet.database.transaction() as session:
+        jobs.order(session, fleet.project, job.id, Trigger.PAUSE)
+    paused = fleet.wait(lambda: fleet._fetch(job), lambda now: now.status in ("paused", "succeeded"))
+    if paused.status == "paused":
+        with fleet.database.transaction() as session:
+            jobs.order(session, fleet.project, job.id, Trigger.RESUME)
+        fleet.ring()
+    assert fleet.digests(fleet.finished(job)) == fleet.digests(plain)
+
+
+def test_a_poisonous_job_fails_and_the_worker_lives_on(fleet: Fleet) -> None:
+    worker = fleet.start("worker")
+    fleet.start("sweeper")
+    model, dataset = fleet.ready(fleet.add_model()), fleet.ready(fleet.add_dataset())
+    job = fleet.submit(model, dataset, {**SMALL, "training": {**SMALL["training"], "steps": 100_000}}, max_failures=2)
+    for attempt in (1, 2):
+        fleet.wait(lambda: fleet._fetch(job), lambda now, n=attempt: now.attempt == n and now.progress is not None)
+        assert kill_children(worker.pid)
+    after = fleet.finished(job)
+    assert after.error["code"] == "worker_lost"
+    assert "SIGKILL" in after.error["message"]
+    assert worker.poll() is None
+    assert fleet.finished(fleet.submit(model, dataset)).conclusion == "passed"
+
+
+def test_without_a_broker_jobs_wait_and_with_one_again_they_run(fleet: Fleet) -> None:
+    """The ring of this job is lost before anybody heard it: the sweeper sees a row that waits."""
+    model, dataset = fleet.add_model(), fleet.add_dataset()
+    fleet.start("worker")
+    fleet.start("sweeper")
+    for row in (model, dataset):
+        ready = fleet.wait(lambda r=row: fleet._fetch(r), lambda now: now.status != "validating")
+        assert ready.status == "ready", "nobody rang for it"
+    with fleet.database.reading() as session:
+        assert not session.scalars(select(Event)).all()
+        assert not session.scalars(select(Job)).all()
