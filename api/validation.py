@@ -51,9 +51,9 @@ def _within(path: Sequence[str | int], body: Any) -> list[str | int]:
     steps: list[str | int] = []
     here = body
     for step in path:
+        if step == "[key]":
+            continue
         if isinstance(here, dict):
-            if step == "[key]":
-                continue
             here = here.get(step, _ABSENT)
         elif isinstance(here, list) and isinstance(step, int):
             here = here[step] if step < len(here) else _ABSENT

@@ -66,7 +66,9 @@ def _close_attempts(session: Session, job_id: str, reason: str) -> None:
 def waiting_rows(session: Session, default_pool: str) -> dict[str, int]:
     """How many rows wait for a worker, by pool: queued jobs, and in the default pool what is to be validated."""
     by_pool = select(Job.pool, func.count()).where(Job.status == JobStatus.QUEUED).group_by(Job.pool)
-    waiting = {default_pool: 0} | dict(session.execute(by_pool).tuples())
+    waiting = {default_pool: 0}
+    for pool, count in session.execute(by_pool):
+        waiting[pool] = count
     for entity in (Model, Dataset):
         unheld = (entity.status == IntakeStatus.VALIDATING) & entity.lease_until.is_(None)
         waiting[default_pool] += session.scalars(select(func.count()).select_from(entity).where(unheld)).one()

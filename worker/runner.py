@@ -32,7 +32,7 @@ from pruning.reports import round_report
 from pruning.schedules import RecipeRefused
 from pruning.selection import RoundRecord
 from pruning.training import Diverged
-from worker.messages import Failed, Finished, Message, Progress, RoundDone, Started, Validated
+from worker.messages import Failed, Finished, Message, Metrics, Progress, RoundDone, Started, Validated
 
 STOPPED = 75
 """Exit code after an order to stop."""
@@ -104,7 +104,7 @@ class Runner:
                 position=round_.position,
                 number=round_.number,
                 sparsity=round_.sparsity_actual,
-                report=report,
+                report=Metrics.model_validate(report),
                 files=names,
             )
         )
@@ -118,11 +118,14 @@ class Runner:
         else:
             weights = "weights"
             write_state(self.outputs / weights, model.state_dict())
-        self._say(Validated(report=inspect_model(model, model.input_shape), weights=weights))
+        report = inspect_model(model, model.input_shape) | {"input_shape": list(model.input_shape)}
+        self._say(Validated(report=report, weights=weights))
 
     def _validate_dataset(self) -> None:
         dataset = read_dataset(self.inputs / "upload", self._order["format"])
-        self._say(Validated(report=describe(dataset)))
+        splits = [split for split in (dataset.train, dataset.validation, dataset.test) if split is not None]
+        num_bytes = sum(split.inputs.nbytes + split.targets.nbytes for split in splits)
+        self._say(Validated(report=describe(dataset) | {"num_bytes": num_bytes}))
 
     def _progress(self, number: int | None, step: int, steps: int) -> None:
         if self._stopping:

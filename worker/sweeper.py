@@ -15,6 +15,8 @@ from store.settings import Settings
 
 log = logging.getLogger("sweeper")
 
+RINGS_A_SWEEP = 100
+
 
 def sweep(database: Database, bell: Bell, default_pool: str) -> None:
     """One round of all that time does to rows; then ring for what waits beyond the messages that explain it."""
@@ -30,7 +32,7 @@ def sweep(database: Database, bell: Bell, default_pool: str) -> None:
         if messages is None:
             log.warning("the broker does not answer; jobs wait")
             return
-        for _ in range(rows - messages):
+        for _ in range(min(rows - messages, RINGS_A_SWEEP)):
             bell.ring(pool)
 
 

@@ -75,7 +75,7 @@ def dataset_report(*names: str, **changes: Any) -> dict[str, Any]:
         "class_counts": [100] * 10,
         **changes,
     }
-    return {"splits": {name: split for name in names or ("train", "validation")}}
+    return {"splits": dict.fromkeys(names or ("train", "validation"), split)}
 
 
 def round_report(accuracy: float | None, **changes: Any) -> dict[str, Any]:
@@ -108,30 +108,33 @@ class Bench:
         self.database, self.blobs, self.settings, self.project = database, blobs, settings, project
 
     def model(self, report: dict[str, Any] | None = None, error: dict[str, Any] | None = None) -> Model:
+        """Ready, or invalid with `error`."""
         blob = self.blobs.put([b"weights"], 100)
+        spec = {"architecture": "lenet_300_100", "input_shape": [1, 8, 8], "num_classes": 10}
         with self.database.transaction() as session:
-            spec = {"architecture": "lenet_300_100", "input_shape": [1, 8, 8], "num_classes": 10}
             row = intake.add_model(
                 session, project_id=self.project, name="m", format="safetensors", spec=spec, blob=blob
             )
-            self._settle(session, row, error, report or model_report())
-            return row
+        self._validate(row, report or model_report(), error)
+        return row
 
     def dataset(self, report: dict[str, Any] | None = None, error: dict[str, Any] | None = None) -> Dataset:
+        """Ready, or invalid with `error`."""
         blob = self.blobs.put([b"examples"], 100)
         with self.database.transaction() as session:
             row = intake.add_dataset(session, project_id=self.project, name="d", format="npz", blob=blob)
-            self._settle(session, row, error, report or dataset_report())
-            return row
+        self._validate(row, report or dataset_report(), error)
+        return row
 
-    def _settle(self, session: Any, row: Any, error: dict[str, Any] | None, report: dict[str, Any]) -> None:
-        claimed = intake.claim(session, "worker", 60)
-        assert claimed is not None
-        assert claimed.id == row.id
-        if error is None:
-            intake.accept(session, type(row), row.id, claimed.attempt, report)
-        else:
-            intake.refuse(session, type(row), row.id, claimed.attempt, error)
+    def _validate(self, row: Model | Dataset, report: dict[str, Any], error: dict[str, Any] | None) -> None:
+        with self.database.transaction() as session:
+            claimed = intake.claim(session, "worker", 60)
+            assert claimed is not None
+            assert claimed.id == row.id, "another row waits"
+            if error is None:
+                intake.accept(session, type(row), row.id, claimed.attempt, report)
+            else:
+                intake.refuse(session, type(row), row.id, claimed.attempt, error)
 
     def claim(self, pool: str | None = None) -> Job:
         with self.database.transaction() as session:

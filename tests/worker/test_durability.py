@@ -12,7 +12,7 @@ from fleet import SMALL, Fleet, children_of, is_alive
 from sqlalchemy import select
 
 from store import jobs
-from store.tables import Attempt, Event, Job
+from store.tables import Attempt
 from store.transitions import Trigger
 
 DROPNET = {
@@ -134,14 +134,11 @@ def test_a_poisonous_job_fails_and_the_worker_lives_on(fleet: Fleet) -> None:
     assert fleet.finished(fleet.submit(model, dataset)).conclusion == "passed"
 
 
-def test_without_a_broker_jobs_wait_and_with_one_again_they_run(fleet: Fleet) -> None:
-    """The ring of this job is lost before anybody heard it: the sweeper sees a row that waits."""
+def test_what_nobody_rang_for_is_found_by_the_sweeper(fleet: Fleet) -> None:
+    """A lost message loses nothing: the sweeper sees more rows that wait than messages that tell of them."""
     model, dataset = fleet.add_model(), fleet.add_dataset()
     fleet.start("worker")
     fleet.start("sweeper")
     for row in (model, dataset):
         ready = fleet.wait(lambda r=row: fleet._fetch(r), lambda now: now.status != "validating")
-        assert ready.status == "ready", "nobody rang for it"
-    with fleet.database.reading() as session:
-        assert not session.scalars(select(Event)).all()
-        assert not session.scalars(select(Job)).all()
+        assert ready.status == "ready"
