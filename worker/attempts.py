@@ -57,7 +57,7 @@ class JobAttempt:
             "recipe": self.recipe.to_json(),
             "rounds": [vars(record) for record in records],
             "threads": self.settings.worker_threads,
-            "memory_bytes": self.settings.child_memory_bytes + (dataset.report or {}).get("num_bytes", 0),
+            "memory_bytes": self.settings.child_memory_bytes + self._num_bytes(dataset),
             "file_bytes": self.folder.max_bytes,
         }
 
@@ -98,6 +98,11 @@ class JobAttempt:
         model = session.get_one(Model, self.job.model_id)
         dataset = session.get_one(Dataset, self.job.dataset_id)
         return model, dataset, jobs.stored_rounds(session, self.job.id)
+
+    def _num_bytes(self, dataset: Dataset) -> int:
+        """A child wrote it into the report: it had room for no more than its own address space."""
+        claimed = (dataset.report or {}).get("num_bytes")
+        return min(max(claimed, 0), self.settings.child_memory_bytes) if isinstance(claimed, int) else 0
 
     def _digests(self, position: int, session: Session) -> dict[str, str]:
         artifacts = jobs.stored_artifacts(session, self.job.id, position)

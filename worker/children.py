@@ -12,20 +12,30 @@ import json
 import os
 import queue
 import signal
+import stat
 import subprocess
 import sys
 import threading
 from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import IO, Any
 
-from worker.messages import MAX_LINE_BYTES, AnyMessage, BadMessage, parse
+from worker.messages import MAX_LINE_BYTES, AnyMessage, BadMessage, parse, printable
 
-ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/nonexistent", "OMP_NUM_THREADS": "1"}
+ENVIRONMENT = {
+    "PATH": "/usr/bin:/bin",
+    "LANG": "C.UTF-8",
+    "HOME": "/nonexistent",
+    "OMP_NUM_THREADS": "1",
+    "TORCHINDUCTOR_CACHE_DIR": "/",  # torch wants one at import, and else makes a folder of a known name in /tmp
+}
 """All that a child is told of the world: no settings, no secrets."""
 
 STDERR_LINES = 40
-MAX_WAITING_MESSAGES = 1000
+MAX_WAITING_MESSAGES = 16
+"""Each may be megabytes. A child that says more waits; its progress fits into the pipe."""
 
 
 class Exited:
@@ -95,7 +105,18 @@ class Child:
         end = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         self._readers[1].join(timeout=1)
         words = " | ".join(line.strip() for line in list(self._stderr)[-3:] if line.strip())
-        return f"the training process ended with {end}" + (f": {words[-300:]}" if words else "")
+        return f"the training process ended with {end}" + (f": {printable(words[-300:])}" if words else "")
+
+    def unlinked_bytes(self) -> int:
+        """What it holds in files that no folder shows any more (Linux)."""
+        total = 0
+        with contextlib.suppress(OSError):
+            for descriptor in Path(f"/proc/{self.process.pid}/fd").iterdir():
+                with contextlib.suppress(OSError):
+                    status = descriptor.stat()
+                    if stat.S_ISREG(status.st_mode) and status.st_nlink == 0:
+                        total += status.st_size
+        return total
 
     def _signal(self, number: signal.Signals) -> None:
         # The whole session: should a child ever have children, they go with it.
@@ -140,6 +161,15 @@ class Children:
             child = self._spawner.submit(Child).result()
         self.warm_up()
         return child
+
+    @contextlib.contextmanager
+    def lent(self) -> Iterator[Child]:
+        """One for the `with`, killed at its end."""
+        child = self.take()
+        try:
+            yield child
+        finally:
+            child.kill()
 
     def close(self) -> None:
         self._spawner.shutdown(wait=True)

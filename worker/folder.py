@@ -8,6 +8,9 @@ import stat
 from pathlib import Path
 
 from store.blobs import BlobStore, StoredBlob, TooLarge
+from worker.sandbox import TEMPORARY
+
+MAX_FILES = 1000
 
 
 class BadFile(Exception):
@@ -21,7 +24,7 @@ class Folder:
 
     def __enter__(self) -> Folder:
         self.remove()  # left by a worker of the same name that was killed
-        for folder in (self.inputs, self.outputs):
+        for folder in (self.inputs, self.outputs, self.outputs / TEMPORARY):
             folder.mkdir(parents=True, mode=0o700)
         return self
 
@@ -54,9 +57,12 @@ class Folder:
         (self.outputs / name).unlink(missing_ok=True)
 
     def size_bytes(self) -> int:
-        """What the child has written; links count as themselves."""
-        total = 0
+        """What the child has written; links count as themselves. Raises BadFile where there are too many files."""
+        total, num_files = 0, 0
         for parent, _folders, files in os.walk(self.outputs):
+            num_files += len(files)
+            if num_files > MAX_FILES:
+                raise BadFile(f"the training process left more than {MAX_FILES} files in its folder")
             for name in files:
                 try:
                     total += (Path(parent) / name).lstat().st_size

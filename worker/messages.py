@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
@@ -20,7 +22,7 @@ class Message(BaseModel):
 
 class Started(Message):
     type: Literal["started"] = "started"
-    determinism: dict[str, str | int | bool]
+    determinism: dict[str, Annotated[str, StringConstraints(max_length=200)] | int | bool] = Field(max_length=20)
 
 
 class Progress(Message):
@@ -74,17 +76,35 @@ AnyMessage = Annotated[Started | Progress | RoundDone | Finished | Validated | F
 _MESSAGES: TypeAdapter[AnyMessage] = TypeAdapter(AnyMessage)
 
 
+_UNSTORABLE = re.compile(rb"(?<!\\)(\\\\)*\\u(0000|[dD][89a-fA-F])")
+
+
 class BadMessage(Exception):
     """The child does not speak the protocol: it is broken, or hostile."""
 
 
 def parse(line: bytes) -> AnyMessage:
-    """Raises BadMessage; NaN and Infinity, which JSON does not have, are refused."""
+    """Raises BadMessage: also for what no database takes, though Python reads it as JSON (NaN, infinity, the character
+    zero, half of a surrogate pair)."""
     try:
-        return _MESSAGES.validate_python(json.loads(line, parse_constant=_refuse))
+        if _UNSTORABLE.search(line):
+            raise ValueError("an escape that stands for no character")
+        return _MESSAGES.validate_python(json.loads(line.decode(), parse_constant=_refuse, parse_float=_finite))
     except (ValueError, RecursionError, ValidationError) as error:
-        raise BadMessage(str(error)[:500]) from error
+        raise BadMessage(printable(str(error)[:500])) from error
+
+
+def printable(text: str) -> str:
+    """Fit for a log, a database and a message: what is no character or steers a terminal is replaced."""
+    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
 
 
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not JSON")
+
+
+def _finite(literal: str) -> float:
+    number = float(literal)
+    if not math.isfinite(number):
+        raise ValueError(f"{literal} is too large a number")
+    return number

@@ -1,12 +1,13 @@
 """The child: waits for its one order, does it, announces what it made. `python -I -m worker.runner FD`.
 
 It knows neither database nor network. It reads `in/` and writes `out/` of its own folder and speaks JSON lines on the
-descriptor that it was given.
+descriptor that it was given. Before it reads, it locks itself in (`sandbox.py`).
 """
 
 from __future__ import annotations
 
 import ctypes
+import importlib
 import json
 import os
 import resource
@@ -32,7 +33,8 @@ from pruning.reports import round_report
 from pruning.schedules import RecipeRefused
 from pruning.selection import RoundRecord
 from pruning.training import Diverged
-from worker.messages import Failed, Finished, Message, Metrics, Progress, RoundDone, Started, Validated
+from worker import sandbox
+from worker.messages import Failed, Finished, Message, Metrics, Progress, RoundDone, Started, Validated, printable
 
 STOPPED = 75
 """Exit code after an order to stop."""
@@ -136,7 +138,7 @@ class Runner:
         self._say(Progress(round=number, step=step, steps=steps))
 
     def _fail(self, code: str, message: str) -> None:
-        self._say(Failed(code=code, message=message[:20_000]))
+        self._say(Failed(code=code, message=printable(message)[:20_000]))
 
     def _say(self, message: Message) -> None:
         self._pipe.write(message.model_dump_json().encode() + b"\n")
@@ -161,20 +163,13 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or "can't allocate memory" in str(error) or "out of memory" in str(error)
 
 
-def _limit(order: dict[str, Any]) -> None:
-    for what, limit in (
-        (resource.RLIMIT_AS, order["memory_bytes"]),
-        (resource.RLIMIT_FSIZE, order["file_bytes"]),
-        (resource.RLIMIT_NOFILE, 256),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        resource.setrlimit(what, (limit, limit))
-
-
 def _die_with_parent() -> None:
-    """The kernel's word (Linux) and stdin's end: whichever comes first."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def _end_with_stdin() -> None:
+    """Where the kernel does not tell, or told before it was asked."""
 
     def watch() -> None:
         sys.stdin.buffer.read()
@@ -184,6 +179,7 @@ def _die_with_parent() -> None:
 
 
 def main() -> None:
+    importlib.import_module("torch._dynamo")  # seconds, which the first optimiser would take
     torch.set_flush_denormal(True)  # masked weights leave denormal moments behind, which cost a tenth of a step
     torch.use_deterministic_algorithms(True)
     line = sys.stdin.buffer.readline()
@@ -191,7 +187,10 @@ def main() -> None:
         return
     order = json.loads(line)
     _die_with_parent()
-    _limit(order)
+    sandbox.limit(order["memory_bytes"], order["file_bytes"])
+    if order["sandbox"]:
+        sandbox.lock(Path(order["folder"]))
+    _end_with_stdin()
     torch.set_num_threads(order["threads"])
     try:
         Runner(int(sys.argv[1]), order).run()

@@ -20,6 +20,7 @@ from store.leases import Fenced
 from store.queue import Bell
 from store.settings import Settings
 from store.tables import Job
+from worker import sandbox
 from worker.attempts import IntakeAttempt, JobAttempt
 from worker.children import Child, Children, Exited
 from worker.folder import BadFile, Folder
@@ -32,9 +33,14 @@ TICK_SECONDS = 0.2
 
 
 class Supervisor:
-    """What one worker process needs to serve its slots; safe to share between their threads."""
+    """What one worker process needs to serve its slots; safe to share between their threads.
+
+    Raises SandboxMissing where it is asked for and this machine has none.
+    """
 
     def __init__(self, settings: Settings) -> None:
+        if settings.sandbox == "on":
+            sandbox.check(settings.data_dir)
         self.settings = settings
         self.database = Database(settings.database)
         self.blobs = BlobStore(settings.blob_dir)
@@ -56,9 +62,8 @@ class Supervisor:
         log.info("%s attempt %d: claimed", row.id, row.attempt)
         lease = Lease(self.database, self.settings, type(row), row.id, row.attempt)
         folder = Folder(self.settings.work_dir / f"{row.id}-{row.attempt}", self.settings.folder_max_bytes)
-        child = self.children.take()
         try:
-            with folder:
+            with folder, self.children.lent() as child:  # it is dead before its folder goes
                 if isinstance(row, Job):
                     waits_again = self._attend(JobAttempt(row, lease, folder, self.blobs, self.settings), child)
                 else:
@@ -66,15 +71,13 @@ class Supervisor:
         except Fenced:
             log.warning("%s attempt %d: fenced, nothing more is written", row.id, row.attempt)
             return
-        finally:
-            child.kill()
         if waits_again:
             self.bell.ring(pool)
 
     def _attend(self, attempt: JobAttempt | IntakeAttempt, child: Child) -> bool:
         """See one attempt through; whether its row waits for a worker again. Raises Fenced."""
         try:
-            child.order(attempt.order())
+            child.order(attempt.order() | {"sandbox": self.settings.sandbox == "on"})
             for message in self._listen(attempt.lease, attempt.folder, child):
                 if attempt.take(message):
                     return False
@@ -90,7 +93,7 @@ class Supervisor:
         while True:
             message = child.next_message(TICK_SECONDS)
             lease.renew_if_due()
-            if folder.size_bytes() > folder.max_bytes:
+            if folder.size_bytes() + child.unlinked_bytes() > folder.max_bytes:
                 raise BadFile(f"the training process left more than {folder.max_bytes} bytes in its folder")
             if lease.ordered_to_stop or self.draining.is_set():
                 if stop_by is None:

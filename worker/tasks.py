@@ -9,6 +9,7 @@ from celery.signals import worker_init, worker_shutdown, worker_shutting_down
 
 from store.queue import RUN_NEXT, make_celery
 from store.settings import Settings
+from worker.sandbox import SandboxMissing
 from worker.supervisor import Supervisor
 
 settings = Settings()
@@ -28,7 +29,10 @@ def _open(**_kwargs: Any) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s worker %(levelname)s %(message)s")
     logging.getLogger("celery").setLevel(logging.WARNING)
     settings.work_dir.mkdir(parents=True, exist_ok=True)
-    _supervisor = Supervisor(settings)
+    try:
+        _supervisor = Supervisor(settings)
+    except SandboxMissing as error:
+        raise SystemExit(f"worker: {error}") from error  # Celery goes on past any other exception here
 
 
 @worker_shutting_down.connect

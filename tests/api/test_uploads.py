@@ -184,7 +184,9 @@ def test_a_first_look_at_datasets(
 
 @pytest.mark.parametrize("format", ["onnx", "exported_program", "pickle", "torchscript"])
 def test_other_formats_say_what_to_do(client: TestClient, refused: Refused, format: str) -> None:
-    problem = refused(client.post(f"/v1/models?format={format}", content=b"x"), 422, "unsupported_format", "query:format")
+    problem = refused(
+        client.post(f"/v1/models?format={format}", content=b"x"), 422, "unsupported_format", "query:format"
+    )
     assert "safetensors.torch.save_file" in problem["detail"]
 
 
@@ -243,9 +245,7 @@ def test_the_limit(database: Database, settings: Settings, refused: Refused, chu
 
 
 def test_pages(client: TestClient, refused: Refused) -> None:
-    made = [
-        client.post(f"/v1/models?name=m{i}&format=architecture&architecture=lenet5").json()["id"] for i in range(5)
-    ]
+    made = [client.post(f"/v1/models?name=m{i}&format=architecture&architecture=lenet5").json()["id"] for i in range(5)]
     seen: list[str] = []
     cursor: str | None = None
     for expected in (2, 2, 1):
