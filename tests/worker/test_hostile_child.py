@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from store.blobs import BlobStore
+from worker.children import Child
 from worker.folder import BadFile, Folder
-from worker.messages import BadMessage, Failed, RoundDone, parse
+from worker.messages import BadMessage, Failed, RoundDone, parse, printable
 
 
 @pytest.fixture
@@ -48,6 +51,11 @@ def test_only_regular_files_of_its_own_folder_are_taken(folder: Folder, blobs: B
         b' "report": {"metrics": {"validation": {"accuracy": NaN}}}}',
         b'{"type": "round", "position": 0, "number": 0, "sparsity": 2, "report": {"metrics": {}}, "files": {}}',
         b"[" * 100_000,
+        b'{"type": "failed", "code": "x", "message": "\\u0000"}',
+        b'{"type": "failed", "code": "x", "message": "\\ud800"}',
+        b'{"type": "failed", "code": "x", "message": "\xed\xa0\x80"}',
+        b'{"type": "validated", "report": {"num_bytes": 1e999}}',
+        b'{"type": "started", "determinism": {"device": "' + b"x" * 1000 + b'"}}',
         b"\xff\xfe",
     ],
 )
@@ -66,3 +74,26 @@ def test_messages_are_read_as_they_are() -> None:
     )
     assert isinstance(done, RoundDone)
     assert done.report.model_dump() == {"metrics": {"validation": {"accuracy": 0.5}}, "steps": 5}
+
+
+def test_words_about_escapes_are_words() -> None:
+    said = parse(b'{"type": "failed", "code": "x", "message": "\\\\u0000"}')
+    assert isinstance(said, Failed)
+    assert said.message == "\\u0000"
+    assert printable("a\0\x1b[31m\ud800\u00e9\n") == "a\ufffd\ufffd[31m\ufffd\u00e9\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks /proc")
+def test_a_file_without_a_name_counts(tmp_path: Path) -> None:
+    """Removed but held open, it fills the disk as before."""
+    child = Child.__new__(Child)
+    with (tmp_path / "file").open("wb") as file:
+        file.write(b"x" * 1000)
+        file.flush()
+        child.process = subprocess.Popen(["/bin/sleep", "60"], stdin=file)
+    assert child.unlinked_bytes() == 0
+    (tmp_path / "file").unlink()
+    assert child.unlinked_bytes() == 1000
+    child.process.kill()
+    child.process.wait()
+    assert child.unlinked_bytes() == 0
