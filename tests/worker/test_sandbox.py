@@ -195,6 +195,12 @@ def test_a_job_runs_to_its_end_locked_in(fleet: Fleet) -> None:
     assert fleet.finished(job).conclusion == "passed"
 
 
+def test_the_operator_may_go_without(fleet: Fleet) -> None:
+    fleet.settings = fleet.settings.model_copy(update={"sandbox": "off"})
+    fleet.start("worker")
+    assert fleet.ready(fleet.add_model()).status == "ready"
+
+
 def test_a_worker_that_cannot_lock_in_does_not_start(fleet: Fleet) -> None:
     """Its data would lie where training processes may read: among the libraries."""
     inside = Path(sys.prefix) / "lib" / "espalier-test"
