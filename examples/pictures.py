@@ -63,7 +63,9 @@ def _state(job: Job) -> str:
 
 
 def selected(job: Job, rounds: list[Round]) -> Round:
-    return next(round_ for round_ in rounds if round_["number"] == job["selected_round"])
+    """The round that the job returns; `final` names the unnumbered last entry."""
+    wanted = None if job["selected_round"] == "final" else job["selected_round"]
+    return next(round_ for round_ in rounds if round_["number"] == wanted)
 
 
 def print_rounds(title: str, job: Job, rounds: list[Round]) -> None:
