@@ -46,9 +46,9 @@ LOTTERY_TICKET: dict[str, Any] = {
     "seed": 1,
 }
 DROPNET: dict[str, Any] = {
-    "schedule": {"fraction": 0.3},
+    "schedule": {"fraction": 0.15},
     "stop": {"rounds": 10, "accuracy_floor": {"factor": 0.98}},
-    "training": {"epochs": 8, "preprocessing": {"scale": SCALE}},
+    "training": {"epochs": 10, "preprocessing": {"scale": SCALE}},
     "seed": 1,
 }
 GOOD_ENOUGH = [{"metric": "accuracy", "op": ">=", "value": 0.95}]
