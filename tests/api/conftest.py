@@ -10,7 +10,7 @@ from starlette.testclient import TestClient
 
 from api.app import create_app
 from store import intake, jobs
-from store.blobs import BlobStore
+from store.blobs import BlobStore, refer
 from store.database import Database
 from store.jobs import NewArtifact
 from store.keys import digest_of
@@ -147,6 +147,8 @@ class Bench:
     ) -> None:
         kinds = {kind: self.blobs.put([f"{kind} {position}".encode()], 100) for kind in ("model", "masks", "sparse")}
         with self.database.transaction() as session:
+            for blob in kinds.values():
+                refer(session, blob)
             jobs.record_round(
                 session,
                 job,

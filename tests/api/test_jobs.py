@@ -161,9 +161,9 @@ def test_every_wrong_field_is_told_at_once(client: TestClient, refused: Refused)
     ("sections", "param", "word"),
     [
         ({"stop": {"sparsity": 0.99}}, "/recipe/stop/sparsity", "set stop.rounds to"),
-        ({"scope": {"overrides": {"fc9": {"ignore": True}}}}, "/recipe/scope/overrides/fc9", "did you mean fc1"),
+        ({"scope": {"overrides": {"fc9": {"ignore": True}}}}, "/recipe/scope/overrides/fc9", "did you mean fc2, fc1"),
         (
-            {"scope": {"kind": "layerwise", "overrides": {"fc1": {"ignore": True}, "fc2": {"ignore": True}}}},
+            {"scope": {"kind": "layerwise", "overrides": {"fc1": {"ignore": True}, "output": {"ignore": True}}}},
             "/recipe/scope/overrides",
             "left to prune",
         ),

@@ -76,7 +76,7 @@ DROPNET = {
     "stop": {"rounds": 6, "accuracy_floor": {"factor": 0.8}},
     "training": {"epochs": 2, "optimizer": {"name": "adam", "lr": 0.001}, "preprocessing": {"scale": SCALE}},
 }
-"""The floor ends it: 0.7 ** 6 of the units cannot do."""
+"""The floor ends it, before round 6."""
 STUDIES = {
     "reset": Study(LeNet, "lenet_300_100", {"strategy": "lottery_ticket_reset", **LOTTERY_TICKET}, 0.85),
     "continue": Study(LeNet, "lenet_300_100", {"strategy": "lottery_ticket_continue", **LOTTERY_TICKET}, 0.85),
