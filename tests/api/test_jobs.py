@@ -102,9 +102,10 @@ def recipe(**sections: Any) -> dict[str, Any]:
     return {"recipe": {"strategy": "lottery_ticket_reset", **sections}}
 
 
-@pytest.mark.parametrize(
-    ("changes", "param", "word"),
-    [
+def test_fields_that_are_wrong(
+    client: TestClient, refused: Refused, body: dict[str, Any], subtests: pytest.Subtests
+) -> None:
+    for changes, param, word in [
         ({"surprise": 1}, "/surprise", "Extra inputs"),
         ({"model": None}, "/model", "string"),
         ({"model": "mdl 1"}, "/model", "pattern"),
@@ -140,14 +141,11 @@ def recipe(**sections: Any) -> dict[str, Any]:
         ({"artifacts": []}, "/artifacts", "at least 1"),
         ({"metadata": {"a": 1}}, "/metadata/a", "string"),
         ({"metadata": {f"k{i}": "" for i in range(17)}}, "/metadata", "16"),
-    ],
-)
-def test_fields_that_are_wrong(
-    client: TestClient, refused: Refused, body: dict[str, Any], changes: dict[str, Any], param: str, word: str
-) -> None:
-    problem = refused(client.post("/v1/jobs", json={**body, **changes}), 422, "invalid_request", param)
-    assert word in problem["errors"][0]["message"]
-    assert client.get("/v1/jobs").json()["data"] == []
+    ]:
+        with subtests.test(changes=changes, param=param, word=word):
+            problem = refused(client.post("/v1/jobs", json={**body, **changes}), 422, "invalid_request", param)
+            assert word in problem["errors"][0]["message"]
+            assert client.get("/v1/jobs").json()["data"] == []
 
 
 def test_every_wrong_field_is_told_at_once(client: TestClient, refused: Refused) -> None:
@@ -157,9 +155,10 @@ def test_every_wrong_field_is_told_at_once(client: TestClient, refused: Refused)
     assert problem["detail"].startswith("4 errors")
 
 
-@pytest.mark.parametrize(
-    ("sections", "param", "word"),
-    [
+def test_recipes_that_cannot_work_on_this_model(
+    client: TestClient, refused: Refused, body: dict[str, Any], subtests: pytest.Subtests
+) -> None:
+    for sections, param, word in [
         ({"stop": {"sparsity": 0.99}}, "/recipe/stop/sparsity", "set stop.rounds to"),
         ({"scope": {"overrides": {"fc9": {"ignore": True}}}}, "/recipe/scope/overrides/fc9", "did you mean fc2, fc1"),
         (
@@ -178,14 +177,13 @@ def test_every_wrong_field_is_told_at_once(client: TestClient, refused: Refused)
             "/recipe/scope/overrides/fc1/min_units",
             "only 30 units",
         ),
-    ],
-)
-def test_recipes_that_cannot_work_on_this_model(
-    client: TestClient, refused: Refused, body: dict[str, Any], sections: dict[str, Any], param: str, word: str
-) -> None:
-    problem = refused(client.post("/v1/jobs", json={**body, **recipe(**sections)}), 422, "recipe_refused", param)
-    assert word in problem["detail"]
-    assert client.get("/v1/jobs").json()["data"] == []
+    ]:
+        with subtests.test(sections=sections, param=param, word=word):
+            problem = refused(
+                client.post("/v1/jobs", json={**body, **recipe(**sections)}), 422, "recipe_refused", param
+            )
+            assert word in problem["detail"]
+            assert client.get("/v1/jobs").json()["data"] == []
 
 
 def test_units_that_cannot_be_pruned(client: TestClient, refused: Refused, body: dict[str, Any], bench: Any) -> None:
@@ -199,28 +197,20 @@ def test_units_that_cannot_be_pruned(client: TestClient, refused: Refused, body:
     assert "summed with others" in problem["detail"]
 
 
-@pytest.mark.parametrize(
-    ("model_changes", "dataset_changes", "word"),
-    [
+def test_datasets_that_do_not_fit(
+    client: TestClient, refused: Refused, bench: Any, body: dict[str, Any], subtests: pytest.Subtests
+) -> None:
+    for model_changes, dataset_changes, word in [
         ({"input_shape": [1, 28, 28]}, {}, "[1, 28, 28]"),
         ({}, {"input_shape": [64]}, "[64]"),
         ({}, {"num_classes": 11}, "num_classes=11"),
         ({"num_outputs": 2}, {}, "2 outputs"),
-    ],
-)
-def test_datasets_that_do_not_fit(
-    client: TestClient,
-    refused: Refused,
-    bench: Any,
-    body: dict[str, Any],
-    model_changes: dict[str, Any],
-    dataset_changes: dict[str, Any],
-    word: str,
-) -> None:
-    body["model"] = bench.model(bench.model_report(**model_changes)).id
-    body["dataset"] = bench.dataset(bench.dataset_report(**dataset_changes)).id
-    problem = refused(client.post("/v1/jobs", json=body), 422, "dataset_mismatch", "/dataset")
-    assert word in problem["detail"]
+    ]:
+        with subtests.test(model_changes=model_changes, dataset_changes=dataset_changes, word=word):
+            body["model"] = bench.model(bench.model_report(**model_changes)).id
+            body["dataset"] = bench.dataset(bench.dataset_report(**dataset_changes)).id
+            problem = refused(client.post("/v1/jobs", json=body), 422, "dataset_mismatch", "/dataset")
+            assert word in problem["detail"]
 
 
 def test_the_validation_split_is_taken_from_train(
@@ -426,20 +416,24 @@ def test_events(client: TestClient, posted: Posted, bench: Any) -> None:
     assert (rest["has_more"], rest["next_cursor"]) == (False, None)
 
 
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [
-        ("GET", ""), ("POST", "/cancel"), ("POST", "/pause"), ("POST", "/resume"), ("GET", "/events"),
-        ("GET", "/rounds"), ("GET", "/rounds/0"), ("GET", "/artifacts"),
-    ],
-)  # fmt: skip
 def test_another_projects_job_is_as_none(
-    client: TestClient, refused: Refused, posted: Posted, other: dict[str, str], bench: Any, method: str, path: str
+    client: TestClient, refused: Refused, posted: Posted, other: dict[str, str], bench: Any, subtests: pytest.Subtests
 ) -> None:
-    job_id = posted()["id"]
-    bench.store_round(bench.claim(), 0, 0.9, 0.0)
-    theirs = refused(client.request(method, f"/v1/jobs/{job_id}{path}", headers=other), 404, "not_found")
-    none = refused(client.request(method, f"/v1/jobs/job_1{path}", headers=other), 404, "not_found")
-    assert theirs["detail"].replace(job_id, "job_1") == none["detail"]
-    assert client.get("/v1/jobs", headers=other).json()["data"] == []
-    assert client.get(f"/v1/jobs/{job_id}").json()["status"] == "running"
+    for method, path in [
+        ("GET", ""),
+        ("POST", "/cancel"),
+        ("POST", "/pause"),
+        ("POST", "/resume"),
+        ("GET", "/events"),
+        ("GET", "/rounds"),
+        ("GET", "/rounds/0"),
+        ("GET", "/artifacts"),
+    ]:
+        with subtests.test(method=method, path=path):
+            job_id = posted()["id"]
+            bench.store_round(bench.claim(), 0, 0.9, 0.0)
+            theirs = refused(client.request(method, f"/v1/jobs/{job_id}{path}", headers=other), 404, "not_found")
+            none = refused(client.request(method, f"/v1/jobs/job_1{path}", headers=other), 404, "not_found")
+            assert theirs["detail"].replace(job_id, "job_1") == none["detail"]
+            assert client.get("/v1/jobs", headers=other).json()["data"] == []
+            assert client.get(f"/v1/jobs/{job_id}").json()["status"] == "running"

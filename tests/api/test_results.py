@@ -122,17 +122,17 @@ def test_content(client: TestClient, content: str) -> None:
         assert response.headers["x-content-type-options"] == "nosniff"
 
 
-@pytest.mark.parametrize("given", [ETAG, f"W/{ETAG}", f'"x", {ETAG}', "*"])
-def test_content_that_the_caller_has(client: TestClient, content: str, given: str) -> None:
-    for method in ("GET", "HEAD"):
-        response = client.request(method, content, headers={"If-None-Match": given})
-        assert (response.status_code, response.content, response.headers["etag"]) == (304, b"", ETAG)
-    assert client.get(content, headers={"If-None-Match": '"x"'}).content == BYTES
+def test_content_that_the_caller_has(client: TestClient, content: str, subtests: pytest.Subtests) -> None:
+    for given in [ETAG, f"W/{ETAG}", f'"x", {ETAG}', "*"]:
+        with subtests.test(given=given):
+            for method in ("GET", "HEAD"):
+                response = client.request(method, content, headers={"If-None-Match": given})
+                assert (response.status_code, response.content, response.headers["etag"]) == (304, b"", ETAG)
+            assert client.get(content, headers={"If-None-Match": '"x"'}).content == BYTES
 
 
-@pytest.mark.parametrize(
-    ("given", "status", "expected", "content_range"),
-    [
+def test_ranges(client: TestClient, content: str, subtests: pytest.Subtests) -> None:
+    for given, status, expected, content_range in [
         ("bytes=2-4", 206, BYTES[2:5], "bytes 2-4/8"),
         ("bytes=6-", 206, BYTES[6:], "bytes 6-7/8"),
         ("bytes=-3", 206, BYTES[-3:], "bytes 5-7/8"),
@@ -141,16 +141,13 @@ def test_content_that_the_caller_has(client: TestClient, content: str, given: st
         ("bytes=x-y", 200, BYTES, None),
         ("pages=1-2", 200, BYTES, None),
         ("nonsense", 200, BYTES, None),
-    ],
-)
-def test_ranges(
-    client: TestClient, content: str, given: str, status: int, expected: bytes, content_range: str | None
-) -> None:
-    response = client.get(content, headers={"Range": given})
-    assert (response.status_code, response.content) == (status, expected)
-    assert response.headers.get("content-range") == content_range
-    assert response.headers["etag"] == ETAG
-    assert response.headers["repr-digest"] == DIGEST
+    ]:
+        with subtests.test(given=given, status=status, expected=expected, content_range=content_range):
+            response = client.get(content, headers={"Range": given})
+            assert (response.status_code, response.content) == (status, expected)
+            assert response.headers.get("content-range") == content_range
+            assert response.headers["etag"] == ETAG
+            assert response.headers["repr-digest"] == DIGEST
 
 
 def test_a_range_behind_the_end(client: TestClient, content: str, refused: Refused) -> None:

@@ -29,14 +29,16 @@ ENDLESS: dict[str, Any] = {**SMALL, "training": {**SMALL["training"], "steps": 1
 
 
 def parts_of(data_dir: Path) -> dict[str, int]:
-    """The living processes that this one started for a service, by name: a part, or `migrations`."""
+    """The living processes that this one started for a service, by name."""
     names = {"uvicorn": "api", "celery": "worker", "worker.sweeper": "sweeper"}
     found = {}
     for pid in filter(is_alive, children_of(os.getpid())):
         process = Path(f"/proc/{pid}")
-        if f"ESPALIER_DATA_DIR={data_dir}".encode() in (process / "environ").read_bytes().split(b"\0"):
+        if (process / "cwd").readlink() == data_dir:
+            found["broker"] = pid  # it writes its title over its environment
+        elif f"ESPALIER_DATA_DIR={data_dir}".encode() in (process / "environ").read_bytes().split(b"\0"):
             words = (process / "cmdline").read_text().split("\0")
-            found[next((name for word, name in names.items() if word in words), "broker")] = pid
+            found[next(name for word, name in names.items() if word in words)] = pid
     return found
 
 
