@@ -216,7 +216,5 @@ def _name_of(file: Upload, otherwise: str) -> str:
 
 def _dataset_format(data: Upload) -> str:
     if isinstance(data, bytes):
-        is_safetensors = data[8:9] == b"{"  # eight bytes of length, then JSON
-    else:
-        is_safetensors = Path(data).suffix == ".safetensors"
-    return "safetensors" if is_safetensors else "npz"
+        return "safetensors" if data[8:9] == b"{" else "npz"  # eight bytes of length, then JSON
+    return "safetensors" if Path(data).suffix == ".safetensors" else "npz"

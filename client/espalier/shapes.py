@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from typing import Any, Literal, NotRequired, TypedDict
 
-
 EntryName = int | Literal["final"]
 """A round's number, or `final` for the unnumbered entry behind the last round."""
 

@@ -220,6 +220,18 @@ def posted(client: TestClient, body: dict[str, Any]) -> Posted:
     return post
 
 
+@pytest.fixture
+def job_id(client: TestClient, posted: Posted, bench: Any) -> str:
+    """Of rounds 0 to 3 and an untrained final entry; model and sparse are offered, masks are not."""
+    job_id: str = posted(artifacts=["model", "sparse"])["id"]
+    job = bench.claim()
+    for position, (accuracy, sparsity) in enumerate([(0.9, 0.0), (0.95, 0.2), (0.85, 0.4), (0.8, 0.4)]):
+        bench.store_round(job, position, accuracy, sparsity)
+    bench.store_round(job, 4, None, 0.9, final=True)
+    bench.complete(job, 2)
+    return job_id
+
+
 Refused = Callable[..., dict[str, Any]]
 
 

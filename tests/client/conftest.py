@@ -57,7 +57,7 @@ class Api:
         self._process.wait()
 
     def wait_until_ready(self) -> None:
-        for _ in range(300):
+        for _ in range(1200):
             try:
                 with urllib.request.urlopen(f"{self.url}/readyz", timeout=5):
                     return
@@ -154,7 +154,7 @@ def api(tmp_path_factory: pytest.TempPathFactory, broker_url: str) -> Iterator[A
 
 @pytest.fixture
 def client(api: Api) -> Iterator[Client]:
-    with Client(api.url, API_KEY, patience_seconds=20) as client:
+    with Client(api.url, API_KEY, patience_seconds=60) as client:
         yield client
 
 

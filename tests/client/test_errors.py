@@ -78,7 +78,7 @@ def test_what_trying_again_would_not_help_is_raised_at_once(
     with pytest.raises(ApiError) as caught:
         ask(client)
     assert (caught.value.status, caught.value.code) == (status, code)
-    assert time.monotonic() - started < 2, "the patience of this client is 20 s"
+    assert time.monotonic() - started < 10, "the patience of this client is 60 s"
 
 
 def test_a_wrong_key(api: Any) -> None:
@@ -123,7 +123,7 @@ def test_nobody_there(caplog: pytest.LogCaptureFixture) -> None:
     started = time.monotonic()
     with Client(url, KEY, patience_seconds=0.5) as client, pytest.raises(Unreachable, match="GET /v1/jobs/job_1"):
         client.job("job_1")
-    assert 0.2 <= time.monotonic() - started < 2
+    assert 0.2 <= time.monotonic() - started < 10
     assert "trying again" in caplog.text
     assert KEY not in caplog.text
 
@@ -138,7 +138,7 @@ def test_a_proxy_in_between_that_stays_so() -> None:
     with (
         something_else((502, {}, b"<h1>Bad Gateway</h1>")) as url,
         Client(url, KEY, patience_seconds=0) as client,
-        pytest.raises(ApiError, match="502 .*Bad Gateway") as caught,
+        pytest.raises(ApiError, match=r"502 .*Bad Gateway") as caught,
     ):
         client.job("job_1")
     assert (caught.value.status, caught.value.code, caught.value.retryable) == (502, None, True)
@@ -157,7 +157,7 @@ def test_a_page_of_something_else_is_named_as_such(body: bytes) -> None:
     with (
         something_else((200, {"Content-Type": "text/html"}, body)) as url,
         Client(url, KEY) as client,
-        pytest.raises(EspalierError, match="GET /v1/jobs/job_1.*no JSON.*text/html"),
+        pytest.raises(EspalierError, match=r"GET /v1/jobs/job_1.*no JSON.*text/html"),
     ):
         client.job("job_1")
 

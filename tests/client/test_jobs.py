@@ -111,7 +111,7 @@ def test_who_gives_up_waiting_leaves_the_job_as_it_is(client: Client, submit: Su
     with pytest.raises(WaitTimedOut, match=r"0\.3 s") as caught:
         client.wait(job["id"], timeout_seconds=0.3)
     assert isinstance(caught.value, TimeoutError)
-    assert 0.3 <= time.monotonic() - started < 1
+    assert 0.3 <= time.monotonic() - started < 10
     assert client.job(job["id"]) == job
 
 
@@ -120,7 +120,7 @@ def test_wait_looks_once_more_before_it_gives_up(client: Client, submit: Submit,
     job = submit()
     later(0.1, client.cancel, job["id"])
     with pytest.raises(JobFailed):
-        client.wait(job["id"], timeout_seconds=0.6, interval_seconds=30)
+        client.wait(job["id"], timeout_seconds=1.5, interval_seconds=30)
 
 
 def test_follow_goes_on_through_a_restart(

@@ -99,7 +99,7 @@ def test_arrays_arrive_as_they_are(client: Client, worker: Any) -> None:
 @pytest.mark.parametrize("kind", ["model", "dataset"])
 def test_an_invalid_file_raises_with_the_services_words(client: Client, worker: Any, kind: str) -> None:
     worker.refused["broken"] = "fc1.weight is missing; save the whole state_dict"
-    with pytest.raises(NotReady, match="is invalid: fc1.weight is missing; save the whole state_dict") as caught:
+    with pytest.raises(NotReady, match=r"is invalid: fc1\.weight is missing; save the whole state_dict") as caught:
         if kind == "model":
             client.upload_model(SAFETENSORS, architecture="lenet_300_100", name="broken")
         else:
@@ -142,7 +142,7 @@ def test_a_large_file_that_is_refused_at_its_first_bytes_is_refused_with_the_rea
     with path.open("wb") as file:
         file.write(b"\x80\x02")
         file.truncate(LARGE)
-    with pytest.raises(ApiError, match="safetensors.torch.save_file") as caught:
+    with pytest.raises(ApiError, match=r"safetensors\.torch\.save_file") as caught:
         client.upload_model(path, architecture="lenet_300_100")
     assert (caught.value.status, caught.value.code) == (422, "unsupported_format")
 

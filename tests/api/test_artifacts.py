@@ -1,4 +1,4 @@
-"""Rounds and artifacts of a job: what they show, and how files are downloaded."""
+"""Artifacts of a job: which there are, and how their files are downloaded."""
 
 from __future__ import annotations
 
@@ -11,65 +11,6 @@ import pytest
 from starlette.testclient import TestClient
 
 Refused = Callable[..., dict[str, Any]]
-Posted = Callable[..., dict[str, Any]]
-
-
-@pytest.fixture
-def job_id(client: TestClient, posted: Posted, bench: Any) -> str:
-    """Of rounds 0 to 3 and an untrained final entry; model and sparse are offered, masks are not."""
-    job_id: str = posted(artifacts=["model", "sparse"])["id"]
-    job = bench.claim()
-    for position, (accuracy, sparsity) in enumerate([(0.9, 0.0), (0.95, 0.2), (0.85, 0.4), (0.8, 0.4)]):
-        bench.store_round(job, position, accuracy, sparsity)
-    bench.store_round(job, 4, None, 0.9, final=True)
-    bench.complete(job, 2)
-    return job_id
-
-
-def test_a_round_has_every_promised_field(client: TestClient, job_id: str, bench: Any) -> None:
-    page = client.get(f"/v1/jobs/{job_id}/rounds").json()
-    assert (page["object"], page["has_more"], page["next_cursor"]) == ("list", False, None)
-    promised = {
-        "number", "sparsity", "num_parameters", "num_nonzero", "num_parameters_total", "num_nonzero_total", "layers",
-        "metrics", "early_stopping", "delta", "size_bytes", "macs", "latency_ms", "seconds", "pareto", "artifacts",
-    }  # fmt: skip
-    for round_ in page["data"]:
-        assert promised <= round_.keys()
-        assert round_["object"] == "round"
-    assert [round_["number"] for round_ in page["data"]] == [0, 1, 2, 3, None]
-    assert [round_["final"] for round_ in page["data"]] == [False] * 4 + [True]
-    assert [round_["selected"] for round_ in page["data"]] == [False, False, True, False, False]
-    second = page["data"][1]
-    assert second["metrics"]["validation"] == {"accuracy": 0.95, "loss": pytest.approx(0.05)}
-    assert second["delta"]["validation"] == {"accuracy": pytest.approx(0.05), "loss": pytest.approx(-0.05)}
-    assert second["latency_ms"]["conditions"] == {"threads": 1}
-    assert page["data"][0]["delta"]["train"] == {"accuracy": 0, "loss": 0}
-    assert page["data"][4]["delta"] == {}
-    # An untrained entry has no accuracy to stand for; round 3 is as sparse as round 2 and worse; round 1 beats 0.
-    assert [round_["pareto"] for round_ in page["data"]] == [False, True, True, False, False]
-
-
-def test_further_fields_of_a_report_are_passed_on(client: TestClient, posted: Posted, bench: Any) -> None:
-    job_id = posted()["id"]
-    bench.store_round(bench.claim(), 0, 0.9, 0.0, num_units=40, num_units_kept=32, object="odd", pareto="odd")
-    [round_] = client.get(f"/v1/jobs/{job_id}/rounds").json()["data"]
-    assert (round_["num_units"], round_["num_units_kept"]) == (40, 32)
-    assert (round_["object"], round_["pareto"]) == ("round", True)
-
-
-def test_one_round(client: TestClient, job_id: str, refused: Refused) -> None:
-    rounds = client.get(f"/v1/jobs/{job_id}/rounds").json()["data"]
-    for name, round_ in zip(("0", "1", "2", "3", "final"), rounds, strict=True):
-        assert client.get(f"/v1/jobs/{job_id}/rounds/{name}").json() == round_
-    for name in ("4", "-1", "null", "None", "01"):
-        refused(client.get(f"/v1/jobs/{job_id}/rounds/{name}"), 404, "not_found")
-
-
-def test_no_rounds_yet(client: TestClient, posted: Posted, refused: Refused) -> None:
-    job_id = posted()["id"]
-    assert client.get(f"/v1/jobs/{job_id}/rounds").json()["data"] == []
-    assert client.get(f"/v1/jobs/{job_id}/artifacts").json()["data"] == []
-    refused(client.get(f"/v1/jobs/{job_id}/rounds/0"), 404, "not_found")
 
 
 def test_artifacts_are_those_that_the_job_offers(client: TestClient, job_id: str) -> None:
@@ -164,10 +105,28 @@ def test_a_download_is_continued_only_of_the_same_content(client: TestClient, co
         assert (whole.status_code, whole.content) == (200, BYTES)
 
 
-def test_another_projects_artifact_is_as_none(
-    client: TestClient, content: str, other: dict[str, str], refused: Refused
-) -> None:
-    for path in (content, content.removesuffix("/content")):
-        refused(client.get(path, headers=other), 404, "not_found")
-    assert client.head(content, headers=other).status_code == 404
-    refused(client.get("/v1/artifacts/art_1/content"), 404, "not_found")
+def test_several_ranges_come_in_parts(client: TestClient, content: str) -> None:
+    response = client.get(content, headers={"Range": "bytes=0-1,6-7"})
+    assert response.status_code == 206
+    kind, _, boundary = response.headers["content-type"].partition("; boundary=")
+    assert kind == "multipart/byteranges"
+    parts = response.content.split(f"--{boundary}".encode())
+    assert [part.strip().split(b"\r\n\r\n")[1] for part in parts[1:-1]] == [BYTES[:2], BYTES[6:]]
+    assert int(response.headers["content-length"]) == len(response.content)
+
+
+def test_the_head_of_a_range_is_that_of_the_whole(client: TestClient, content: str) -> None:
+    """RFC 9110, 14.2: ranges are defined for GET alone."""
+    for given in ("bytes=2-4", "bytes=8-", "bytes=0-1,6-7"):
+        response = client.head(content, headers={"Range": given})
+        assert (response.status_code, response.headers["content-length"]) == (200, "8")
+
+
+def test_the_same_bytes_are_the_same_file(client: TestClient, job_id: str, content: str) -> None:
+    """What its document promises of a download is so, for every artifact."""
+    for artifact in client.get(f"/v1/jobs/{job_id}/artifacts").json()["data"]:
+        downloaded = client.get(f"/v1/artifacts/{artifact['id']}/content")
+        assert downloaded.content == f"{artifact['kind']} {artifact['round']}".replace("final", "4").encode()
+        assert hashlib.sha256(downloaded.content).hexdigest() == artifact["sha256"]
+        assert len(downloaded.content) == artifact["size_bytes"]
+        assert artifact["filename"] in downloaded.headers["content-disposition"]
