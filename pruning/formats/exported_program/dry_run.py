@@ -52,7 +52,7 @@ def _watched(step: Step, call: Callable[..., Any], args: list[Any], kwargs: dict
 
 
 def _one_step_of(layer: nn.RNNBase, x: Tensor, state: Any) -> Any:
-    """A recurrent layer for one step of its sequence, whose outputs then stand for all: its shapes are checked alike."""
+    """A recurrent layer for one step of its sequence, which checks the same shapes; its outputs stand for all."""
     if x.dim() != 3:
         raise ValueError(f"a recurrent layer takes (batch, steps, features), not {tuple(x.shape)}")
     time = 1 if layer.batch_first else 0

@@ -85,10 +85,12 @@ def convolution(call: Call, state: State) -> Lifted | None:
         return None
     shape, groups, bias = state.tensor(parts["weight"]).shape, call.plain("groups"), "bias" in parts
     stride, padding, dilation = (_each(call.plain(name), num_dims) for name in ("stride", "padding", "dilation"))
-    kind = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[num_dims - 1]
+    kind: Any = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[num_dims - 1]
 
     def make() -> nn.Module:
-        return kind(shape[1] * groups, shape[0], tuple(shape[2:]), stride, padding, dilation, groups, bias, device=META)
+        sizes = (shape[1] * groups, shape[0], tuple(shape[2:]))
+        module: nn.Module = kind(*sizes, stride, padding, dilation, groups, bias, device=META)
+        return module
 
     made = state.layer(path, ("convolution", stride, padding, dilation, groups, bias), make)
     return Lifted(path, (call.arguments["input"],)) if made else None

@@ -177,8 +177,7 @@ class _Walk:
             return
         returns = tuple((index,) for index in range(len(schema.returns))) if len(schema.returns) > 1 else ((),)
         results = self._results(node, schema, returns)
-        args = tuple(bound[argument.name] for argument in schema.arguments if not argument.kwarg_only)
-        kwargs = {argument.name: bound[argument.name] for argument in schema.arguments if argument.kwarg_only}
+        args, kwargs = _as_written(schema, bound, {argument.name for argument in node.inputs})
         self.steps.append(Step(operator, args, kwargs, results, place, mutates=schema.is_mutable))
 
     def _results(
@@ -239,6 +238,17 @@ class _Walk:
         for counter in sorted(self._counters):
             if counter.rpartition(".")[0] not in self.state.layers:
                 raise FormatError(counter, "is counted outside of a batch-norm layer; use nn.BatchNorm1d, 2d or 3d")
+
+
+def _as_written(
+    schema: torch._C.FunctionSchema, bound: dict[str, Any], given: set[str]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """(positional, keyword) arguments, without the defaults behind the last one given."""
+    positional = [argument.name for argument in schema.arguments if not argument.kwarg_only]
+    while positional and positional[-1] not in given:
+        positional.pop()
+    args = tuple(bound[name] for name in positional)
+    return args, {a.name: bound[a.name] for a in schema.arguments if a.kwarg_only and a.name in given}
 
 
 def _value(name: str) -> str:

@@ -9,7 +9,7 @@ from pruning.formats.exported_program.layers import META, Call, Lifted, Rule
 from pruning.formats.exported_program.state import State
 
 MAX_LAYERS = 64
-_KINDS: dict[str, tuple[type[nn.RNNBase], int, dict[str, str]]] = {
+_KINDS: dict[str, tuple[type[nn.LSTM | nn.GRU | nn.RNN], int, dict[str, str]]] = {
     "lstm.input": (nn.LSTM, 4, {}),
     "gru.input": (nn.GRU, 3, {}),
     "rnn_tanh.input": (nn.RNN, 1, {"nonlinearity": "tanh"}),

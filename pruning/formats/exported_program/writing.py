@@ -1,7 +1,8 @@
-"""A module to a `.pt2` file, by an export of our own: nothing of an upload's file reaches whoever downloads this one."""
+"""A module to a `.pt2` file, by an export of our own: nothing of an upload reaches whoever downloads it."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,7 +22,9 @@ def write_program(path: Path, module: nn.Module, input_shape: Sequence[int]) -> 
     """
     dtype = getattr(module, "input_dtype", torch.float32)
     example = torch.zeros(2, *input_shape, dtype=dtype)
-    with evaluating(module):
+    with evaluating(module), warnings.catch_warnings():
+        # Recurrent layers renew the list of their own weights when they run, which torch remarks upon.
+        warnings.filterwarnings("ignore", message="The tensor attributes .*_flat_weights")
         program = torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
     program._example_inputs = None
     for node in program.graph.nodes:
