@@ -121,7 +121,7 @@ class _Walk:
 
     def define(self, name: str, known: Known) -> None:
         if name in self.names or not name.isidentifier():
-            raise FormatError("program", f"defines the value {name[:60]!r} twice; export it again")
+            raise FormatError("program", f"has a second or no plain value {name[:60]!r}; export it again")
         self.names[name] = known
 
     def define_stored(self, name: str, key: str, stored: Mapping[str, StoredTensor], transient: bool = False) -> None:

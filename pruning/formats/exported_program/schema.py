@@ -162,8 +162,9 @@ def parse(archive: Archive, member: str, model: type[_Parsed]) -> _Parsed:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         place = ".".join(str(part) for part in first["loc"])[:200]
+        wrong = "no plain name or size" if first["type"] == "string_pattern_mismatch" else first["msg"][:200]
         raise FormatError(
             member,
-            f"cannot be taken at {place or 'its start'!r}: {first['msg'][:200]}; export a module that takes one tensor "
+            f"cannot be taken at {place or 'its start'!r}: {wrong}; export a module that takes one tensor "
             "and returns one, whose parameters have plain names, with torch.export.export, without run_decompositions",
         ) from None
