@@ -390,7 +390,7 @@ CONV: dict[str, Hostile] = {
             "_operator.pow",
             "torch.ops.aten.as_strided.default",
             "torch.ops.aten.set_.default",
-        )  # fmt: skip
+        )
     },
     "target with code": lambda good: _target(f"torch.ops.aten.relu.default({good.code})")(good),
     # names

@@ -52,10 +52,10 @@ def good(tmp_path_factory):
 def test_a_hostile_program_is_refused_and_nothing_runs(base, name, good, tmp_path) -> None:
     path, canary = tmp_path / "hostile.pt2", tmp_path / "canary"
     write((CONV if base == "conv" else LSTM)[name], good[base], path, canary)
-    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     with pytest.raises(FormatError, match=r";|: ") as refused:
         read_program(path)
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 256 * 1024
     assert len(str(refused.value)) < 1500
     assert not canary.exists()
