@@ -101,7 +101,9 @@ def draw_curves(results: list[tuple[str, Job, list[Round]]], folder: Path) -> No
         numbered = [_point(round_) for round_ in rounds if round_["number"] is not None]
         final = [_point(round_) for round_ in rounds if round_["number"] is None]
         axes.plot(*zip(*numbered, strict=True), color=colour, marker=marker, markersize=5, label=name)
-        axes.plot(*zip(*numbered[-1:], *final, strict=True), color=colour, marker=marker, markersize=5, linestyle=":")
+        if final:
+            last_step = zip(numbered[-1], *final, strict=True)
+            axes.plot(*last_step, color=colour, marker=marker, linestyle=":", label="its final entry")
         axes.plot(*_point(selected(job, rounds)), color=colour, marker="o", markersize=13, fillstyle="none")
         dense_accuracy = numbered[0][1]
         axes.axhline(dense_accuracy, color=colour, linewidth=0.8, linestyle=(0, (1, 3)))
