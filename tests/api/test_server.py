@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 import migrations
@@ -47,8 +47,8 @@ class Server:
     def incoming(self) -> list[Path]:
         return list((self.blob_dir / "incoming").iterdir())
 
-    def client(self) -> httpx.Client:
-        return httpx.Client(
+    def client(self) -> httpx2.Client:
+        return httpx2.Client(
             base_url=f"http://127.0.0.1:{self.port}", headers={"Authorization": f"Bearer {self.key}"}, timeout=60
         )
 
@@ -110,7 +110,7 @@ def running(data_dir: Path, broker_url: str, python: str) -> Iterator[Server]:
                 assert process.poll() is None, log.read_text()
                 try:
                     return client.get("/readyz").status_code == 200
-                except httpx.TransportError:
+                except httpx2.TransportError:
                     return False
 
             wait_until(is_up, "the server does not answer")

@@ -144,6 +144,13 @@ def test_follow_goes_on_through_a_restart(
     assert "trying again" in caplog.text, "the watcher met a dead server"
 
 
+def test_cancel_goes_on_through_a_restart(api: Any, client: Client, submit: Submit) -> None:
+    job = submit()
+    api.kill()
+    api.launch()
+    assert client.cancel(job["id"])["status"] == "canceled"
+
+
 def test_a_write_after_a_restart_meets_no_dead_connection(api: Any, client: Client, submit: Submit) -> None:
     """Writes are sent once, so they must not go out on a connection that the old server left open."""
     before = submit()
