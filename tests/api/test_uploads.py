@@ -270,3 +270,19 @@ def test_delete(client: TestClient, refused: Refused, bench: Any, body: dict[str
         path = f"/v1/{kind}s/{body[kind]}"
         refused(client.delete(path), 409, "in_use")
         assert client.get(path).status_code == 200
+
+
+def test_another_projects_are_as_none(
+    client: TestClient, refused: Refused, bench: Any, other: dict[str, str], body: dict[str, Any]
+) -> None:
+    for kind in ("model", "dataset"):
+        for send in (client.get, client.delete):
+            theirs, none = (
+                refused(send(f"/v1/{kind}s/{row_id}", headers=other), 404, "not_found")
+                for row_id in (body[kind], "mdl_1")
+            )
+            assert theirs["detail"].replace(body[kind], "mdl_1") == none["detail"]
+            assert theirs.keys() == none.keys()
+        assert client.get(f"/v1/{kind}s", headers=other).json()["data"] == []
+        assert len(client.get(f"/v1/{kind}s").json()["data"]) == 1
+    refused(client.post("/v1/jobs", json=body, headers=other), 422, "not_found", "/model")
