@@ -12,6 +12,7 @@ import secrets
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,14 +42,15 @@ class Study:
 
 
 LOTTERY_TICKET: dict[str, Any] = {
-    "stop": {"rounds": 12},
+    "schedule": {"fraction": 0.3},
+    "stop": {"rounds": 11},
     "training": {"steps": 400, "preprocessing": {"scale": SCALE}},
     "seed": 1,
 }
 DROPNET: dict[str, Any] = {
-    "schedule": {"fraction": 0.3},
+    "schedule": {"fraction": 0.15},
     "stop": {"rounds": 10, "accuracy_floor": {"factor": 0.98}},
-    "training": {"epochs": 8, "preprocessing": {"scale": SCALE}},
+    "training": {"epochs": 5, "optimizer": {"name": "adam", "lr": 0.001}, "preprocessing": {"scale": SCALE}},
     "seed": 1,
 }
 GOOD_ENOUGH = [{"metric": "accuracy", "op": ">=", "value": 0.95}]
@@ -91,21 +93,27 @@ def own_key(path: Path) -> str:
 def post_jobs(client: Client, splits: dict[str, Split]) -> list[tuple[Study, Job]]:
     """Upload the data and each network's first weights, then post one job per study."""
     dataset = client.upload_dataset(splits, name="digits")
+    models = {}
+    for architecture, network in {study.architecture: study.network for study in STUDIES}.items():
+        with tempfile.TemporaryDirectory() as scratch:
+            weights = Path(scratch) / f"{architecture}.safetensors"
+            save_file(first_weights(network).state_dict(), weights)
+            models[architecture] = client.upload_model(
+                weights, architecture=architecture, input_shape=(1, 8, 8), num_classes=10
+            )
     jobs = []
     for study in STUDIES:
-        with tempfile.TemporaryDirectory() as scratch:
-            weights = Path(scratch) / f"{study.architecture}.safetensors"
-            save_file(first_weights(study).state_dict(), weights)
-            model = client.upload_model(weights, architecture=study.architecture, input_shape=(1, 8, 8), num_classes=10)
         recipe = {"strategy": study.strategy, **study.recipe}
         # The priority goes before whatever else waits in this data directory.
-        job = client.create_job(model=model, dataset=dataset, recipe=recipe, gates=study.gates, priority=10)
+        job = client.create_job(
+            model=models[study.architecture], dataset=dataset, recipe=recipe, gates=study.gates, priority=10
+        )
         jobs.append((study, job))
     return jobs
 
 
-def first_weights(study: Study) -> nn.Module:
-    return initialised(study.network(), seed=1)
+def first_weights(network: type[nn.Module]) -> nn.Module:
+    return initialised(network(), seed=1)
 
 
 def follow_jobs(client: Client, jobs: list[tuple[Study, Job]]) -> list[tuple[Study, Job, list[Round]]]:
@@ -118,7 +126,7 @@ def follow_jobs(client: Client, jobs: list[tuple[Study, Job]]) -> list[tuple[Stu
             return [(study, client.wait(job["id"]), client.rounds(job["id"])) for study, job in jobs]
     except BaseException:
         for _, job in jobs:
-            if not client.job(job["id"])["done"]:
+            with suppress(EspalierError):  # it was done already
                 client.cancel(job["id"])
         raise
 
@@ -130,7 +138,7 @@ def verify(client: Client, study: Study, job: Job, rounds: list[Round], test: Sp
         artifact["kind"]: client.download(artifact, folder / study.strategy / artifact["filename"])
         for artifact in chosen["artifacts"]
     }
-    network = first_weights(study)
+    network = first_weights(study.network)
     first = {name: weights.clone() for name, weights in network.state_dict().items()}
     network.load_state_dict(load_file(files["model"]), strict=True)
     trained, ticket = network.state_dict(), load_file(files["ticket"])

@@ -63,7 +63,9 @@ def _state(job: Job) -> str:
 
 
 def selected(job: Job, rounds: list[Round]) -> Round:
-    return next(round_ for round_ in rounds if round_["number"] == job["selected_round"])
+    """The round that the job returns; `final` names the unnumbered last entry."""
+    wanted = None if job["selected_round"] == "final" else job["selected_round"]
+    return next(round_ for round_ in rounds if round_["number"] == wanted)
 
 
 def print_rounds(title: str, job: Job, rounds: list[Round]) -> None:
@@ -96,26 +98,27 @@ def draw_curves(results: list[tuple[str, Job, list[Round]]], folder: Path) -> No
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     for (name, job, rounds), (colour, marker) in zip(results, STYLES, strict=True):
-        numbered = [round_ for round_ in rounds if round_["number"] is not None]
-        points = [(r["sparsity"]["actual"], r["metrics"]["validation"]["accuracy"]) for r in numbered]
-        axes.plot(*zip(*points, strict=True), color=colour, marker=marker, markersize=5, label=name)
-        dense = points[0][1]
-        axes.axhline(dense, color=colour, linewidth=0.8, linestyle=":")
-        chosen = selected(job, rounds)
-        axes.plot(
-            chosen["sparsity"]["actual"],
-            chosen["metrics"]["validation"]["accuracy"],
-            color=colour,
-            marker="o",
-            markersize=13,
-            fillstyle="none",
-            linestyle="none",
-        )
+        numbered = [_point(round_) for round_ in rounds if round_["number"] is not None]
+        final = [_point(round_) for round_ in rounds if round_["number"] is None]
+        axes.plot(*zip(*numbered, strict=True), color=colour, marker=marker, markersize=5, label=name)
+        if final:
+            last_step = zip(numbered[-1], *final, strict=True)
+            axes.plot(*last_step, color=colour, marker=marker, linestyle=":", label="its final entry")
+        axes.plot(*_point(selected(job, rounds)), color=colour, marker="o", markersize=13, fillstyle="none")
+        dense_accuracy = numbered[0][1]
+        axes.axhline(dense_accuracy, color=colour, linewidth=0.8, linestyle=(0, (1, 3)))
         floor = job["recipe"]["stop"].get("accuracy_floor")
         if floor is not None:
-            axes.axhline(floor["factor"] * dense, color=colour, linewidth=1.2, linestyle="--", label=f"{name}'s floor")
+            floor_accuracy = floor["factor"] * dense_accuracy
+            axes.axhline(floor_accuracy, color=colour, linewidth=1.2, linestyle="--", label=f"{name}'s floor")
+    axes.plot([], color="grey", linewidth=0.8, linestyle=(0, (1, 3)), label="dense")
+    axes.plot([], color="grey", marker="o", markersize=9, fillstyle="none", linestyle="none", label="selected")
     axes.set(xlabel="sparsity: fraction removed", ylabel="validation accuracy")
     axes.grid(alpha=0.25)
     axes.legend(fontsize=9, loc="lower left")
     for kind in ("png", "svg"):
         figure.savefig(folder / f"accuracy.{kind}", dpi=200)
+
+
+def _point(round_: Round) -> tuple[float, float]:
+    return round_["sparsity"]["actual"], round_["metrics"]["validation"]["accuracy"]

@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from pruning.formats.errors import FormatError
 from pruning.randomness import generator
 from pruning.recipe import Preprocessing
+from pruning.schedules import RecipeRefused
 
 
 @dataclass(frozen=True)
@@ -41,13 +43,15 @@ def with_validation(dataset: Dataset, seed: int) -> Dataset:
     within one example.
 
     Raises:
-        ValueError: train is too small to give anything away.
+        FormatError: train is too small to give anything away.
     """
     if dataset.validation is not None:
         return dataset
     train = dataset.train
     if len(train) < 10:
-        raise ValueError(f"{len(train)} training examples are too few to hold out 10%; give a validation split")
+        raise FormatError(
+            "validation.inputs", f"{len(train)} examples are too few to hold out 10%; give a split for it"
+        )
     shuffled = torch.randperm(len(train), generator=generator(seed, "validation"))
     by_class = shuffled[train.targets[shuffled].argsort(stable=True)]
     held_out = torch.zeros(len(train), dtype=torch.bool)
@@ -66,7 +70,7 @@ def preprocessor(preprocessing: Preprocessing, inputs: Tensor) -> Callable[[Tens
         inputs: (n, ...) the split that batches are taken from; its dtype gives the scale where none is stated.
 
     Raises:
-        ValueError: a list of means or deviations does not fit the first axis of an example.
+        RecipeRefused: a list of means or deviations does not fit the first axis of an example.
     """
     scale = preprocessing.scale
     if scale is None:
@@ -85,8 +89,10 @@ def _per_channel(field: str, value: float | list[float], inputs: Tensor) -> Tens
     if not isinstance(value, list):
         return torch.tensor([value], dtype=torch.float64, device=inputs.device)
     if inputs.dim() < 2 or inputs.shape[1] != len(value):
-        raise ValueError(
-            f"preprocessing.{field} lists {len(value)} values, but an example has shape {tuple(inputs.shape[1:])}"
+        shape_of_one = tuple(inputs.shape[1:])
+        raise RecipeRefused(
+            ("training", "preprocessing", field),
+            f"{len(value)} values do not fit examples of shape {shape_of_one}; give one an index of the first axis",
         )
     shape = (len(value), *[1] * (inputs.dim() - 2))
     return torch.tensor(value, dtype=torch.float64, device=inputs.device).view(shape)

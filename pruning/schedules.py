@@ -79,7 +79,7 @@ def resolve_overrides(scope: Scope, layers: Sequence[LayerSize]) -> dict[str, La
                 f"no prunable layer is called {key!r}; did you mean {', '.join(near)}?",
             )
         for layer in layers:
-            if layer.is_output:
+            if layer.is_output and layer.name not in scope.overrides:  # a layer's own name says more than `output`
                 by_name[layer.name] = override
     return by_name
 

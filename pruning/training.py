@@ -1,7 +1,7 @@
 """The fast loop: the dataset is a tensor, the optimiser is fused, masks cost one product after each step.
 
-No DataLoader: its Python per example costs more than the arithmetic of a small network. Measured and explained in
-`docs/`; the process that calls this sets the number of threads and `torch.set_flush_denormal`.
+No DataLoader: its Python per example costs more than the arithmetic of a small network. The process that calls this
+sets the number of threads and `torch.set_flush_denormal`, which hold for all of it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pruning import recipe
 from pruning.data import Dataset, Split, preprocessor
 from pruning.masks import apply_masks
 from pruning.randomness import generator, global_stream
+from pruning.schedules import RecipeRefused
 
 Metrics = dict[str, float]
 Progress = Callable[[int, int], None]
@@ -71,7 +72,7 @@ def train(
 
     Raises:
         Diverged: a loss was not finite at an evaluation or at the end.
-        ValueError: an epoch has no batch (a single example and batch-norm).
+        RecipeRefused: batches of one example, and batch-norm.
     """
     assert dataset.validation is not None
     parameters = dict(model.named_parameters())
@@ -165,7 +166,9 @@ def steps_per_epoch(training: recipe.Training, num_examples: int, model: nn.Modu
     smallest = 2 if _has_batch_norm(model) else 1
     steps = (full if training.batch_size >= smallest else 0) + (rest >= smallest)
     if steps == 0:
-        raise ValueError("batch-norm cannot train on batches of one example; raise training.batch_size")
+        raise RecipeRefused(
+            ("training", "batch_size"), "batch-norm cannot train on a batch of one example; raise it to 2 or more"
+        )
     return steps
 
 

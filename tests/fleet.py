@@ -137,9 +137,7 @@ class Fleet:
         deadline = time.monotonic() + seconds
         while not until(seen := look()):
             if time.monotonic() > deadline:
-                raise TimeoutError(
-                    f"{seen!r} {vars(seen)} after {seconds} s; worker's log:\n{self.log('worker')[-3000:]}"
-                )
+                raise TimeoutError(f"{seen!r} after {seconds} s; worker's log:\n{self.log('worker')[-3000:]}")
             time.sleep(0.05)
         return seen
 

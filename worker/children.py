@@ -8,6 +8,7 @@ the worker spawns them all.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import queue
@@ -38,6 +39,14 @@ MAX_WAITING_MESSAGES = 16
 """Each may be megabytes. A child that says more waits; its progress fits into the pipe."""
 
 
+_LIBC = ctypes.CDLL(None)  # loaded before any fork
+
+
+def _die_with_parent() -> None:
+    if sys.platform == "linux":
+        _LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
 class Exited:
     """The last thing heard of a child."""
 
@@ -56,6 +65,7 @@ class Child:
             env=ENVIRONMENT,
             cwd="/",
             start_new_session=True,
+            preexec_fn=_die_with_parent,  # from the first moment: torch takes seconds to import
         )
         os.close(write_end)
         self.messages: queue.Queue[AnyMessage | BadMessage | Exited] = queue.Queue(MAX_WAITING_MESSAGES)

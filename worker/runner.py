@@ -6,7 +6,6 @@ descriptor that it was given. Before it reads, it locks itself in (`sandbox.py`)
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import json
 import os
@@ -163,13 +162,8 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or "can't allocate memory" in str(error) or "out of memory" in str(error)
 
 
-def _die_with_parent() -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-
-
 def _end_with_stdin() -> None:
-    """Where the kernel does not tell, or told before it was asked."""
+    """With its parent, where the kernel does not see to it (`children.py`)."""
 
     def watch() -> None:
         sys.stdin.buffer.read()
@@ -186,7 +180,6 @@ def main() -> None:
     if not line:
         return
     order = json.loads(line)
-    _die_with_parent()
     sandbox.limit(order["memory_bytes"], order["file_bytes"])
     if order["sandbox"]:
         sandbox.lock(Path(order["folder"]))

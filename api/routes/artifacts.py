@@ -7,6 +7,7 @@ import base64
 from fastapi import APIRouter, Request, Response
 from sqlalchemy.orm import Session
 from starlette.responses import FileResponse, MalformedRangeHeader, RangeNotSatisfiable
+from starlette.types import Receive, Scope, Send
 
 from api.auth import KeyedRoute, ProjectId
 from api.conditional import is_current
@@ -71,6 +72,11 @@ def get_content(request: Request, services: Here, project_id: ProjectId, artifac
 
 class _Content(FileResponse):
     """Starlette's, with errors as problems: it answers both kinds of bad range itself, in plain text."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] == "HEAD":  # RFC 9110, 14.2: a range is for GET alone
+            scope = {**scope, "headers": [(name, value) for name, value in scope["headers"] if name != b"range"]}
+        await super().__call__(scope, receive, send)
 
     @classmethod
     def _parse_range_header(cls, http_range: str, file_size: int) -> list[tuple[int, int]]:

@@ -70,9 +70,13 @@ class Client:
             model: Model = self._transport.send("POST", "/v1/models", params=spec, content=content)
         return self._ready(lambda: self.model(model["id"])) if wait else model
 
-    def upload_dataset(self, data: Upload | Arrays, *, name: str | None = None, wait: bool = True) -> Dataset:
+    def upload_dataset(
+        self, data: Upload | Arrays, *, name: str | None = None, format: str | None = None, wait: bool = True
+    ) -> Dataset:
         """Stream named splits: a .npz or .safetensors file, or arrays `{"train": (inputs, targets), ...}` with
         optional `validation` and `test`. Waits until the service has validated it.
+
+        `format`, left out, is what a file's name ends in, or what bytes begin as.
 
         Raises:
             NotReady: the service found it invalid; the message is the service's.
@@ -80,8 +84,7 @@ class Client:
         if isinstance(data, Mapping):
             with arrays_as_npz(data) as path:
                 return self.upload_dataset(path, name=name or "dataset", wait=wait)
-        format = "safetensors" if Path(str(data)).suffix == ".safetensors" else "npz"
-        spec = {"name": name or _name_of(data, "dataset"), "format": format}
+        spec = {"name": name or _name_of(data, "dataset"), "format": format or _dataset_format(data)}
         with opened(data) as content:
             dataset: Dataset = self._transport.send("POST", "/v1/datasets", params=spec, content=content)
         return self._ready(lambda: self.dataset(dataset["id"])) if wait else dataset
@@ -182,13 +185,14 @@ class Client:
     def _watch(
         self, read: Callable[[], T], interval_seconds: float, timeout_seconds: float | None = None
     ) -> Iterator[T]:
-        """What `read` gives, now and after every interval."""
+        """What `read` gives, now, after every interval, and a last time when the timeout has passed."""
         give_up_at = time.monotonic() + timeout_seconds if timeout_seconds is not None else float("inf")
         while True:
+            left_seconds = give_up_at - time.monotonic()
             yield read()
-            if time.monotonic() + interval_seconds > give_up_at:
+            if left_seconds <= 0:
                 raise WaitTimedOut(f"not done within {timeout_seconds} s")
-            time.sleep(interval_seconds)
+            time.sleep(min(interval_seconds, max(0.0, give_up_at - time.monotonic())))
 
     def _pages(self, path: str, **params: Any) -> Iterator[Any]:
         page = self._transport.get(path, **params)
@@ -208,3 +212,9 @@ def _id(document: Model | Dataset | str) -> str:
 
 def _name_of(file: Upload, otherwise: str) -> str:
     return otherwise if isinstance(file, bytes) else Path(file).stem
+
+
+def _dataset_format(data: Upload) -> str:
+    if isinstance(data, bytes):
+        return "safetensors" if data[8:9] == b"{" else "npz"  # eight bytes of length, then JSON
+    return "safetensors" if Path(data).suffix == ".safetensors" else "npz"

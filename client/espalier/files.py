@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,8 +18,9 @@ Arrays = Mapping[str, tuple[Any, Any]]
 """Split name -> (inputs, targets); numpy arrays, or anything that numpy reads, such as tensors."""
 
 
-def opened(file: Upload) -> AbstractContextManager[bytes | BinaryIO]:
-    return nullcontext(file) if isinstance(file, bytes) else Path(file).open("rb")
+def opened(file: Upload) -> AbstractContextManager[BinaryIO]:
+    """Bytes as a file, too: httpx sends a file in small pieces, and bytes in copies of all that is left."""
+    return nullcontext(BytesIO(file)) if isinstance(file, bytes) else Path(file).open("rb")
 
 
 @contextmanager

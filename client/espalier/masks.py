@@ -18,7 +18,7 @@ def read_masks(path: Path | str) -> dict[str, NDArray[numpy.bool_]]:
     content = Path(path).read_bytes()
     start = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:start])
-    (shapes,) = (json.loads(value) for value in header.pop("__metadata__").values())
+    shapes = json.loads(header.pop("__metadata__")["shapes"])
     masks = {}
     for key, entry in header.items():
         begin, end = entry["data_offsets"]

@@ -5,6 +5,9 @@ from __future__ import annotations
 
 from typing import Any, Literal, NotRequired, TypedDict
 
+EntryName = int | Literal["final"]
+"""A round's number, or `final` for the unnumbered entry behind the last round."""
+
 
 class Problem(TypedDict):
     """RFC 9457. `param` is a JSON pointer to what was wrong; `errors` lists all of it."""
@@ -49,7 +52,7 @@ class Dataset(TypedDict):
 class Progress(TypedDict):
     """`fraction` of the whole job, from 0 to 1; `round` is null until the first one trains."""
 
-    round: int | None
+    round: EntryName | None
     rounds: int
     fraction: float
     eta_seconds: float | None
@@ -66,7 +69,7 @@ class Job(TypedDict):
     dataset: str
     recipe: dict[str, Any]
     progress: Progress
-    selected_round: int | None
+    selected_round: EntryName | None
     gates: list[dict[str, Any]]
     attempts: list[dict[str, Any]]
     error: Failure | None
@@ -85,7 +88,7 @@ class Sparsity(TypedDict):
 class Artifact(TypedDict):
     id: str
     job: str
-    round: int | None
+    round: EntryName
     kind: str
     format: str
     filename: str
@@ -94,9 +97,11 @@ class Artifact(TypedDict):
 
 
 class Round(TypedDict):
-    """`number` is null for the final entry. `num_parameters` and `num_nonzero` count prunable weights."""
+    """`number` is null for the final entry, whose `selected` is true where the job's `selected_round` is `final`.
+    `num_parameters` and `num_nonzero` count prunable weights."""
 
     number: int | None
+    selected: bool
     sparsity: Sparsity
     num_parameters: int
     num_nonzero: int

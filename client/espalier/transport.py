@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, TypeVar
 
 import httpx
 
-from espalier.errors import ApiError, Unreachable
+from espalier.errors import ApiError, EspalierError, Unreachable
 from espalier.shapes import Problem
 
 T = TypeVar("T")
@@ -23,8 +23,8 @@ class Transport:
     def __init__(self, url: str, api_key: str, patience_seconds: float) -> None:
         self._patience_seconds = patience_seconds
         self._http = httpx.Client(
-            base_url=url,
-            headers={"Authorization": f"Bearer {api_key}"},
+            base_url=_checked(url),
+            headers={"Authorization": f"Bearer {api_key.strip()}"},  # a file that holds a key ends in a newline
             # Between two reads or writes, not for a whole body; the service may validate before it answers.
             timeout=httpx.Timeout(60, connect=10),
         )
@@ -42,13 +42,19 @@ class Transport:
         *,
         params: dict[str, Any] | None = None,
         json: Any = None,
-        content: bytes | BinaryIO | None = None,
+        content: BinaryIO | None = None,
     ) -> Any:
         """One request, once: the JSON of its answer. Raises ApiError and Unreachable."""
         given = {name: value for name, value in (params or {}).items() if value is not None}
         with self.stream(method, path, params=given, json=json, content=content) as response:
             response.read()
-            return response.json()
+            try:
+                return response.json()
+            except ValueError as error:
+                kind = response.headers.get("Content-Type", "nothing")
+                raise EspalierError(
+                    f"{method} {path}: the answer is no JSON but {kind}; is {self._http.base_url} the service?"
+                ) from error
 
     @contextmanager
     def stream(self, method: str, path: str, **request: Any) -> Iterator[httpx.Response]:
@@ -78,6 +84,16 @@ class Transport:
                 log.warning("%s; trying again in %.1f s", error, pause_now)
             time.sleep(pause_now)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+
+def _checked(url: str) -> httpx.URL:
+    try:
+        checked = httpx.URL(url)
+    except httpx.InvalidURL:
+        checked = httpx.URL()
+    if checked.scheme not in ("http", "https") or not checked.host:
+        raise EspalierError(f"{url!r} is no URL of a service; give one such as http://127.0.0.1:8000")
+    return checked
 
 
 def _api_error(response: httpx.Response) -> ApiError:

@@ -22,10 +22,10 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     Raises:
         FormatError: the file is a pickle, or not a safetensors file, or a damaged one.
     """
-    _refuse_pickle(path)
     try:
         return safetensors.torch.load_file(path)
     except SafetensorError as error:
+        _refuse_pickle(path)  # not before: the length that begins a good file may begin as a pickle does
         raise FormatError(
             "file", f"not a readable safetensors file ({error}); write it again and upload it whole"
         ) from error

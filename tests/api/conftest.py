@@ -2,22 +2,46 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
+import migrations
 from api.app import create_app
 from store import intake, jobs
-from store.blobs import BlobStore
+from store.blobs import BlobStore, refer
 from store.database import Database
 from store.jobs import NewArtifact
-from store.keys import digest_of
+from store.keys import digest_of, ensure_first_key
 from store.settings import Settings
 from store.tables import ApiKey, Dataset, Job, Model, Project
 
 OTHER_KEY = "esp_a-key-of-another-project"
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database file with the schema and no rows, to be copied: migrating one takes as long as a whole test here."""
+    path = tmp_path_factory.mktemp("migrated") / "espalier.db"
+    migrations.upgrade(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def database(settings: Settings, migrated: Path) -> Iterator[Database]:
+    """As everybody's, but for the copying."""
+    assert settings.api_key is not None
+    settings.data_dir.mkdir()
+    shutil.copy(migrated, settings.data_dir / "espalier.db")
+    database = Database(settings.database)
+    with database.transaction() as session:
+        ensure_first_key(session, settings.api_key.get_secret_value())
+    yield database
+    database.close()
 
 
 @pytest.fixture
@@ -147,6 +171,8 @@ class Bench:
     ) -> None:
         kinds = {kind: self.blobs.put([f"{kind} {position}".encode()], 100) for kind in ("model", "masks", "sparse")}
         with self.database.transaction() as session:
+            for blob in kinds.values():
+                refer(session, blob)
             jobs.record_round(
                 session,
                 job,
@@ -192,6 +218,18 @@ def posted(client: TestClient, body: dict[str, Any]) -> Posted:
         return job
 
     return post
+
+
+@pytest.fixture
+def job_id(client: TestClient, posted: Posted, bench: Any) -> str:
+    """Of rounds 0 to 3 and an untrained final entry; model and sparse are offered, masks are not."""
+    job_id: str = posted(artifacts=["model", "sparse"])["id"]
+    job = bench.claim()
+    for position, (accuracy, sparsity) in enumerate([(0.9, 0.0), (0.95, 0.2), (0.85, 0.4), (0.8, 0.4)]):
+        bench.store_round(job, position, accuracy, sparsity)
+    bench.store_round(job, 4, None, 0.9, final=True)
+    bench.complete(job, 2)
+    return job_id
 
 
 Refused = Callable[..., dict[str, Any]]

@@ -129,9 +129,10 @@ def test_a_report_that_lies_does_not_hide_the_others(client: TestClient, bench: 
     assert [row["id"] for row in response.json()["data"]][1] == honest.id
 
 
-@pytest.mark.parametrize(
-    ("content", "code"),
-    [
+def test_a_first_look_at_models(
+    client: TestClient, refused: Refused, settings: Settings, subtests: pytest.Subtests
+) -> None:
+    for content, code in [
         (pickle.dumps({"a": 1}, protocol=2), "unsupported_format"),
         (pickle.dumps({"a": list(range(500))}, protocol=4), "unsupported_format"),
         (zipped("archive/data.pkl"), "unsupported_format"),
@@ -142,28 +143,27 @@ def test_a_report_that_lies_does_not_hide_the_others(client: TestClient, bench: 
         ((64).to_bytes(8, "little") + b"[" + bytes(80), "invalid_content"),
         (safetensors()[:40], "invalid_content"),
         (b"", "invalid_content"),
-    ],
-)
-def test_a_first_look_at_models(
-    client: TestClient, refused: Refused, settings: Settings, content: bytes, code: str
+    ]:
+        with subtests.test(content=content, code=code):
+            problem = refused(client.post(MODEL, content=content), 422, code, "")
+            if code == "unsupported_format":
+                assert "safetensors.torch.save_file(model.state_dict(), path)" in problem["detail"]
+            assert stored_files(settings) == []
+            assert client.get("/v1/models").json()["data"] == []
+
+
+def test_a_header_whose_length_begins_like_a_pickle(client: TestClient, subtests: pytest.Subtests) -> None:
+    for header_bytes in [128, 640, 896, 1152, 1408]:
+        with subtests.test(header_bytes=header_bytes):
+            content = safetensors(header_bytes)
+            assert content.startswith(b"\x80")
+            assert client.post(MODEL, content=content).status_code == 201
+
+
+def test_a_first_look_at_datasets(
+    client: TestClient, refused: Refused, settings: Settings, subtests: pytest.Subtests
 ) -> None:
-    problem = refused(client.post(MODEL, content=content), 422, code, "")
-    if code == "unsupported_format":
-        assert "safetensors.torch.save_file(model.state_dict(), path)" in problem["detail"]
-    assert stored_files(settings) == []
-    assert client.get("/v1/models").json()["data"] == []
-
-
-@pytest.mark.parametrize("header_bytes", [128, 640, 896, 1152, 1408])
-def test_a_header_whose_length_begins_like_a_pickle(client: TestClient, header_bytes: int) -> None:
-    content = safetensors(header_bytes)
-    assert content.startswith(b"\x80")
-    assert client.post(MODEL, content=content).status_code == 201
-
-
-@pytest.mark.parametrize(
-    ("format", "content", "code", "param"),
-    [
+    for format, content, code, param in [
         ("npz", b"\x93NUMPY\x01\x00v\x00", "invalid_content", ""),
         ("npz", b"1,2,3\n4,5,6", "invalid_content", ""),
         ("npz", pickle.dumps([1, 2]), "unsupported_format", ""),
@@ -173,26 +173,23 @@ def test_a_header_whose_length_begins_like_a_pickle(client: TestClient, header_b
         ("safetensors", pickle.dumps([1, 2]), "unsupported_format", ""),
         ("safetensors", bytes(100), "invalid_content", ""),
         ("parquet", b"PAR1", "unsupported_format", "query:format"),
-    ],
-)
-def test_a_first_look_at_datasets(
-    client: TestClient, refused: Refused, settings: Settings, format: str, content: bytes, code: str, param: str
-) -> None:
-    refused(client.post(f"/v1/datasets?format={format}", content=content), 422, code, param)
-    assert stored_files(settings) == []
+    ]:
+        with subtests.test(format=format, content=content, code=code, param=param):
+            refused(client.post(f"/v1/datasets?format={format}", content=content), 422, code, param)
+            assert stored_files(settings) == []
 
 
-@pytest.mark.parametrize("format", ["onnx", "exported_program", "pickle", "torchscript"])
-def test_other_formats_say_what_to_do(client: TestClient, refused: Refused, format: str) -> None:
-    problem = refused(
-        client.post(f"/v1/models?format={format}", content=b"x"), 422, "unsupported_format", "query:format"
-    )
-    assert "safetensors.torch.save_file" in problem["detail"]
+def test_other_formats_say_what_to_do(client: TestClient, refused: Refused, subtests: pytest.Subtests) -> None:
+    for format in ["onnx", "exported_program", "pickle", "torchscript"]:
+        with subtests.test(format=format):
+            problem = refused(
+                client.post(f"/v1/models?format={format}", content=b"x"), 422, "unsupported_format", "query:format"
+            )
+            assert "safetensors.torch.save_file" in problem["detail"]
 
 
-@pytest.mark.parametrize(
-    ("query", "param"),
-    [
+def test_wrong_parameters(client: TestClient, refused: Refused, subtests: pytest.Subtests) -> None:
+    for query, param in [
         ("", "query:format"),
         ("format=safetensors", "query:architecture"),
         ("format=architecture&architecture=lenet", "query:architecture"),
@@ -203,12 +200,11 @@ def test_other_formats_say_what_to_do(client: TestClient, refused: Refused, form
         ("format=architecture&architecture=lenet5&input_shape=1x28x28", "query:input_shape"),
         ("format=architecture&architecture=lenet5&name=", "query:name"),
         ("format=architecture&architecture=lenet5&name=%00", "query:name"),
-    ],
-)
-def test_wrong_parameters(client: TestClient, refused: Refused, query: str, param: str) -> None:
-    problem = refused(client.post(f"/v1/models?{query}"), 422, "invalid_request", param)
-    if param == "query:architecture":
-        assert "resnet20" in problem["detail"]
+    ]:
+        with subtests.test(query=query, param=param):
+            problem = refused(client.post(f"/v1/models?{query}"), 422, "invalid_request", param)
+            if param == "query:architecture":
+                assert "resnet20" in problem["detail"]
 
 
 def test_forms_and_compressed_bodies_are_refused(client: TestClient, refused: Refused, settings: Settings) -> None:

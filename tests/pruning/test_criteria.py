@@ -93,3 +93,10 @@ def test_random_scores_what_competes(counting_toy, by_unit) -> None:
     assert one[name].shape == ((4,) if by_unit else (4, 3))
     assert torch.equal(one[name], two[name])
     assert len(one[name].unique()) == one[name].numel()
+
+
+def test_dropnet_score_of_a_filter_that_is_activated_behind_the_flatten() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.Flatten(), nn.ReLU(), nn.Linear(8, 2))
+    inputs = torch.randn(10, 1, 2, 2, generator=generator(0, "inputs"))
+    scores = CRITERIA["activation"](model, {}, evidence_for(model, inputs))["0"]
+    torch.testing.assert_close(scores.float(), torch.relu(model[0](inputs)).mean((0, 2, 3)).detach())

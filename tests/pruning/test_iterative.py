@@ -376,3 +376,17 @@ def test_what_the_plan_says_is_what_is_pruned(fraction, scope, criterion, granul
     rounds = list(prune_iteratively(model, Dataset(split, split, None, 3), recipe))
     planned = plan(sizes, recipe)
     assert [round_.sparsity_actual for round_ in rounds] == [p.sparsity for p in planned]
+
+
+def test_every_round_draws_anew(toy_conv, make_dataset, make_recipe, monkeypatch) -> None:
+    drawn = []
+    real = iterative.CRITERIA["random"]
+
+    def spy(model, masks, evidence):
+        drawn.append(real(model, masks, evidence)["fc1.weight"])
+        return {name: torch.zeros(mask.shape) for name, mask in masks.items()} | {"fc1.weight": drawn[-1]}
+
+    monkeypatch.setitem(iterative.CRITERIA, "random", spy)
+    list(prune_iteratively(toy_conv, make_dataset((1, 4, 4), 3), make_recipe(criterion={"name": "random"})))
+    assert len(drawn) == 2
+    assert not torch.equal(*drawn)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from pruning.recipe import LayerOverride
+from pruning.recipe import LayerOverride, Scope
 from pruning.schedules import (
     LayerSize,
     RecipeRefused,
@@ -103,3 +103,9 @@ def test_layer_sizes_from_a_report_count_groups_and_tied_weights_once() -> None:
         LayerSize("conv", 12),
         LayerSize("fc", 12, is_output=True),
     ]
+
+
+def test_a_layers_own_override_beats_the_key_output() -> None:
+    scope = Scope.model_validate({"kind": "layerwise", "overrides": {"output": {"rate": 0.5}, "fc2": {"ignore": True}}})
+    layers = [LayerSize("fc1", 100), LayerSize("fc2", 10, is_output=True)]
+    assert resolve_overrides(scope, layers)["fc2"].ignore

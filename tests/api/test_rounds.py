@@ -1,0 +1,58 @@
+"""What each round of a job shows, beside the dense network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+Refused = Callable[..., dict[str, Any]]
+Posted = Callable[..., dict[str, Any]]
+
+
+def test_a_round_has_every_promised_field(client: TestClient, job_id: str, bench: Any) -> None:
+    page = client.get(f"/v1/jobs/{job_id}/rounds").json()
+    assert (page["object"], page["has_more"], page["next_cursor"]) == ("list", False, None)
+    promised = {
+        "number", "sparsity", "num_parameters", "num_nonzero", "num_parameters_total", "num_nonzero_total", "layers",
+        "metrics", "early_stopping", "delta", "size_bytes", "macs", "latency_ms", "seconds", "pareto", "artifacts",
+    }  # fmt: skip
+    for round_ in page["data"]:
+        assert promised <= round_.keys()
+        assert round_["object"] == "round"
+    assert [round_["number"] for round_ in page["data"]] == [0, 1, 2, 3, None]
+    assert [round_["final"] for round_ in page["data"]] == [False] * 4 + [True]
+    assert [round_["selected"] for round_ in page["data"]] == [False, False, True, False, False]
+    second = page["data"][1]
+    assert second["metrics"]["validation"] == {"accuracy": 0.95, "loss": pytest.approx(0.05)}
+    assert second["delta"]["validation"] == {"accuracy": pytest.approx(0.05), "loss": pytest.approx(-0.05)}
+    assert second["latency_ms"]["conditions"] == {"threads": 1}
+    assert page["data"][0]["delta"]["train"] == {"accuracy": 0, "loss": 0}
+    assert page["data"][4]["delta"] == {}
+    # An untrained entry has no accuracy to stand for; round 3 is as sparse as round 2 and worse; round 1 beats 0.
+    assert [round_["pareto"] for round_ in page["data"]] == [False, True, True, False, False]
+
+
+def test_further_fields_of_a_report_are_passed_on(client: TestClient, posted: Posted, bench: Any) -> None:
+    job_id = posted()["id"]
+    bench.store_round(bench.claim(), 0, 0.9, 0.0, num_units=40, num_units_kept=32, object="odd", pareto="odd")
+    [round_] = client.get(f"/v1/jobs/{job_id}/rounds").json()["data"]
+    assert (round_["num_units"], round_["num_units_kept"]) == (40, 32)
+    assert (round_["object"], round_["pareto"]) == ("round", True)
+
+
+def test_one_round(client: TestClient, job_id: str, refused: Refused) -> None:
+    rounds = client.get(f"/v1/jobs/{job_id}/rounds").json()["data"]
+    for name, round_ in zip(("0", "1", "2", "3", "final"), rounds, strict=True):
+        assert client.get(f"/v1/jobs/{job_id}/rounds/{name}").json() == round_
+    for name in ("4", "-1", "null", "None", "01"):
+        refused(client.get(f"/v1/jobs/{job_id}/rounds/{name}"), 404, "not_found")
+
+
+def test_no_rounds_yet(client: TestClient, posted: Posted, refused: Refused) -> None:
+    job_id = posted()["id"]
+    assert client.get(f"/v1/jobs/{job_id}/rounds").json()["data"] == []
+    assert client.get(f"/v1/jobs/{job_id}/artifacts").json()["data"] == []
+    refused(client.get(f"/v1/jobs/{job_id}/rounds/0"), 404, "not_found")

@@ -1,0 +1,205 @@
+"""The API as a process of its own, as a user meets it; the tests play the worker behind it."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Self
+
+import pytest
+from espalier import Client, Job
+from fleet import Fleet
+from pydantic import SecretStr
+
+import migrations
+import store.tables
+from store import intake, jobs
+from store.blobs import BlobStore, refer
+from store.database import Database
+from store.jobs import NewArtifact
+from store.keys import ensure_first_key, project_of
+from store.settings import Settings
+
+API_KEY = "esp_a-key-for-the-clients-tests"
+SAFETENSORS = b"\x02\x00\x00\x00\x00\x00\x00\x00{}"
+"""A file that passes the API's look at its head; the whole of it nobody reads here."""
+
+LAYER = {"name": "fc1", "num_weights": 640, "num_units": 10, "prunable": ["weight"], "reason": None, "group": None}
+REPORTS: dict[str, dict[str, Any]] = {
+    "Model": {
+        "num_parameters": 640,
+        "num_parameters_total": 650,
+        "num_prunable": 1,
+        "num_outputs": 10,
+        "layers": [LAYER | {"is_output": True}],
+    },
+    "Dataset": {"splits": {"train": {"num_examples": 1000, "input_shape": [1, 8, 8], "num_classes": 10}}},
+}
+
+
+class Api:
+    """The server's process: always on the same port, with the same data."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self.fleet, self.url = fleet, f"http://{fleet.settings.host}:{fleet.settings.port}"
+
+    def launch(self) -> None:
+        """Without waiting until it answers."""
+        self._process = self.fleet.start("api")
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def wait_until_ready(self) -> None:
+        for _ in range(1200):
+            try:
+                with urllib.request.urlopen(f"{self.url}/readyz", timeout=5):
+                    return
+            except (urllib.error.URLError, ConnectionError):
+                assert self._process.poll() is None, self.fleet.log("api")
+                time.sleep(0.05)
+        raise TimeoutError(self.fleet.log("api"))
+
+
+class Worker:
+    """What a worker does, without the numbers. In a `with`, it validates whatever comes in, in a thread of its own:
+    all is ready, but for what is called as a key of `refused`."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self.fleet = fleet
+        self.refused: dict[str, str] = {}
+        self._leaving = threading.Event()
+        self._thread = threading.Thread(target=self._validate_all)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._leaving.set()
+        self._thread.join()
+
+    def _validate_all(self) -> None:
+        while not self._leaving.wait(0.02):
+            with self.fleet.database.transaction() as session:
+                row = intake.claim(session, "worker", 60)
+                if row is None:
+                    continue
+                if row.name in self.refused:
+                    error = {"code": "invalid_content", "message": self.refused[row.name], "retryable": False}
+                    intake.refuse(session, type(row), row.id, row.attempt, error)
+                else:
+                    intake.accept(session, type(row), row.id, row.attempt, REPORTS[type(row).__name__])
+
+    def claim(self, job: Job) -> store.tables.Job:
+        with self.fleet.database.transaction() as session:
+            claimed = jobs.claim(session, job["pool"], "worker", 60)
+        assert claimed is not None
+        assert claimed.id == job["id"]
+        return claimed
+
+    def store_round(self, job: store.tables.Job, position: int, content: Iterable[bytes]) -> None:
+        """With one artifact, its model."""
+        blob = self.fleet.blobs.put(content, 1 << 30)
+        with self.fleet.database.transaction() as session:
+            refer(session, blob)
+            jobs.record_round(
+                session,
+                job,
+                position=position,
+                number=position,
+                sparsity=0.2 * position,
+                report={"metrics": {"validation": {"accuracy": 0.9, "loss": 0.3}}},
+                artifacts=[NewArtifact("model", "safetensors", "model.safetensors", blob)],
+                lease_seconds=60,
+            )
+
+    def complete(self, job: store.tables.Job) -> None:
+        with self.fleet.database.transaction() as session:
+            jobs.complete(session, job.id, job.attempt, 0, passed=True)
+
+    def fail(self, job: store.tables.Job, code: str, message: str) -> None:
+        with self.fleet.database.transaction() as session:
+            jobs.fail(session, job.id, job.attempt, {"code": code, "message": message, "retryable": False})
+
+
+@pytest.fixture(scope="session")
+def api(tmp_path_factory: pytest.TempPathFactory, broker_url: str) -> Iterator[Api]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    data_dir = tmp_path_factory.mktemp("client")
+    settings = Settings(data_dir=data_dir, broker_url=broker_url, api_key=SecretStr(API_KEY), port=port)
+    migrations.upgrade(settings.database)
+    database = Database(settings.database)
+    with database.transaction() as session:
+        ensure_first_key(session, API_KEY)
+        project = project_of(session, API_KEY)
+    assert project is not None
+    api = Api(Fleet(settings, database, BlobStore(settings.blob_dir), project))
+    try:
+        api.launch()
+        api.wait_until_ready()
+        yield api
+    finally:
+        api.fleet.stop()
+        database.close()
+
+
+@pytest.fixture
+def client(api: Api) -> Iterator[Client]:
+    with Client(api.url, API_KEY, patience_seconds=60) as client:
+        yield client
+
+
+@pytest.fixture
+def worker(api: Api) -> Iterator[Worker]:
+    with Worker(api.fleet) as worker:
+        yield worker
+
+
+@pytest.fixture(scope="session")
+def references(api: Api) -> dict[str, str]:
+    """A ready model and a ready dataset."""
+    with Worker(api.fleet), Client(api.url, API_KEY) as client:
+        model = client.upload_model(SAFETENSORS, architecture="lenet_300_100")
+        dataset = client.upload_dataset(b"PK\x03\x04", name="digits")
+    return {"model": model["id"], "dataset": dataset["id"]}
+
+
+Submit = Callable[..., Job]
+
+
+@pytest.fixture
+def submit(client: Client, references: dict[str, str]) -> Submit:
+    """Post a job, into a pool of its own, so that a test's worker claims no other test's."""
+
+    def post(**changes: Any) -> Job:
+        pool = f"pool-{secrets.token_hex(8)}"
+        recipe = {"strategy": "lottery_ticket_reset", "stop": {"rounds": 2}}
+        return client.create_job(**{**references, "recipe": recipe, "pool": pool, **changes})
+
+    return post
+
+
+Later = Callable[..., None]
+
+
+@pytest.fixture
+def later() -> Iterator[Later]:
+    """later(seconds, do, *args): meanwhile the test waits for something else. All is done before the test ends."""
+    timers = []
+
+    def start(seconds: float, do: Callable[..., object], *args: object) -> None:
+        timers.append(threading.Timer(seconds, do, args))
+        timers[-1].start()
+
+    yield start
+    for timer in timers:
+        timer.join()

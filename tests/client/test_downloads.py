@@ -1,0 +1,122 @@
+"""Rounds, artifacts and their content: whole and checked, or not there at all."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+from espalier import ApiError, Artifact, Client, DigestMismatch, Job
+
+Stored = Callable[[list[bytes]], Artifact]
+MIB = bytes(1 << 20)
+
+
+@pytest.fixture
+def stored(client: Client, worker: Any, submit: Callable[..., Job]) -> Stored:
+    """Store content as the model of a job's round 0; its artifact."""
+
+    def store(content: list[bytes]) -> Artifact:
+        job = submit()
+        worker.store_round(worker.claim(job), 0, content)
+        [artifact] = client.artifacts(job["id"])
+        return artifact
+
+    return store
+
+
+@contextmanager
+def replaced(path: Path, content: bytes) -> Iterator[None]:
+    """What a failing disk does to a file of the service."""
+    whole = path.read_bytes()
+    path.chmod(0o644)
+    path.write_bytes(content)
+    try:
+        yield
+    finally:
+        path.write_bytes(whole)
+
+
+def test_rounds_and_artifacts_come_in_order(client: Client, worker: Any, submit: Callable[..., Job]) -> None:
+    job = submit()
+    claimed = worker.claim(job)
+    assert (client.rounds(job["id"]), client.artifacts(job["id"])) == ([], [])
+    for position in range(3):
+        worker.store_round(claimed, position, [b"weights of round %d" % position])
+    rounds, artifacts = client.rounds(job["id"]), client.artifacts(job["id"])
+    assert [round_["number"] for round_ in rounds] == [0, 1, 2]
+    assert [artifact["round"] for artifact in artifacts] == [0, 1, 2]
+    assert [round_["artifacts"] for round_ in rounds] == [[artifact] for artifact in artifacts]
+    assert artifacts[2] | {
+        "object": "artifact",
+        "job": job["id"],
+        "kind": "model",
+        "format": "safetensors",
+        "filename": "model.safetensors",
+        "size_bytes": 18,
+        "sha256": sha256(b"weights of round 2").hexdigest(),
+    } == artifacts[2]  # fmt: skip
+
+
+def test_a_download_is_the_file(client: Client, stored: Stored, tmp_path: Path) -> None:
+    artifact = stored([b"the weights"])
+    path = tmp_path / "results" / "of today" / "model.safetensors"
+    assert client.download(artifact, path) == path
+    assert client.download(artifact, str(path)) == path, "again, over the one that is there"
+    assert path.read_bytes() == b"the weights"
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("content", [b"the weightz", b"the wei", b"the weights and more", b""])
+def test_a_wrong_digest_leaves_nothing(
+    client: Client, worker: Any, stored: Stored, tmp_path: Path, content: bytes
+) -> None:
+    artifact = stored([b"the weights"])
+    kept = tmp_path / "kept"
+    kept.write_bytes(b"an older file")
+    with replaced(worker.fleet.blobs.path(artifact["sha256"]), content):
+        for path in (tmp_path / "new", kept):
+            with pytest.raises(DigestMismatch, match=artifact["sha256"]) as caught:
+                client.download(artifact, path)
+            assert sha256(content).hexdigest() in str(caught.value)
+    assert list(tmp_path.iterdir()) == [kept]
+    assert kept.read_bytes() == b"an older file"
+    assert client.download(artifact, kept).read_bytes() == b"the weights"
+
+
+def test_a_large_download_passes_through_little_memory(client: Client, stored: Stored, tmp_path: Path) -> None:
+    artifact = stored([MIB] * 48)
+    tracemalloc.start()
+    try:
+        client.download(artifact, tmp_path / "large")
+        assert tracemalloc.get_traced_memory()[1] < 6 << 20
+    finally:
+        tracemalloc.stop()
+    assert (tmp_path / "large").stat().st_size == 48 << 20
+
+
+def test_a_download_goes_on_through_a_restart(api: Any, client: Client, stored: Stored, tmp_path: Path) -> None:
+    artifact = stored([b"the weights"])
+    api.kill()
+    api.launch()
+    assert client.download(artifact, tmp_path / "model").read_bytes() == b"the weights"
+
+
+def test_what_the_service_does_not_have(client: Client, stored: Stored, tmp_path: Path) -> None:
+    unknown: Any = stored([b"the weights"]) | {"id": "art_none"}
+    with pytest.raises(ApiError) as caught:
+        client.download(unknown, tmp_path / "model")
+    assert (caught.value.status, caught.value.code) == (404, "not_found")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written(client: Client, stored: Stored, tmp_path: Path) -> None:
+    artifact = stored([b"the weights"])
+    (tmp_path / "folder" / "full").mkdir(parents=True)
+    with pytest.raises(IsADirectoryError):
+        client.download(artifact, tmp_path / "folder")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
