@@ -98,7 +98,6 @@ class Service:
     ) -> None:
         self._stopping.set()
         self._keeper.join()
-        self._stop_all()
 
     def _environment(self) -> dict[str, str]:
         """The settings as every part reads them, on top of ours."""
@@ -141,6 +140,8 @@ class Service:
                 if process.poll() is not None and not self._stopping.is_set():
                     log.warning("%s ended with %s; starting it again (see %s)", name, process.returncode, self.log_dir)
                     self._start(name)
+        # By this very thread: what it started gets PDEATHSIG when it ends, out of the order of `_stop_all`.
+        self._stop_all()
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + READY_SECONDS

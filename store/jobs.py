@@ -110,7 +110,10 @@ def record_round(
     artifacts: Sequence[NewArtifact],
     lease_seconds: float,
 ) -> None:
-    """One more entry, whole or not at all. Raises Fenced where the attempt or the position is not the awaited one."""
+    """One more entry, whole or not at all, in the transaction that referred to its blobs (`store.blobs.refer`).
+
+    Raises Fenced where the attempt or the position is not the awaited one.
+    """
     advanced = session.execute(
         update(Job)
         .where(*holds(Job, job.id, job.attempt), Job.last_position == position - 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from pathlib import Path
 from typing import Literal
@@ -56,13 +57,17 @@ class Settings(BaseSettings):
         return self.data_dir / "work"
 
     def secret(self) -> bytes:
-        """The service's secret: the setting, else the file's, made at the first call (mode 0600, no race: O_EXCL)."""
+        """The service's secret: the setting, else the file's, made at the first call (mode 0600)."""
         if self.secret_key is not None:
             return self.secret_key.get_secret_value().encode()
         path = self.data_dir / "secret_key"
-        try:
-            path.touch(mode=0o600, exist_ok=False)
-        except FileExistsError:
-            return path.read_bytes()
-        path.write_text(secrets.token_urlsafe(32))
+        if not path.exists():
+            # Written whole under another name, then linked: of two processes that start at once one wins, and nobody
+            # reads a file that is still empty.
+            mine = path.with_name(f"secret_key.{secrets.token_hex(8)}")
+            mine.touch(mode=0o600)
+            mine.write_text(secrets.token_urlsafe(32))
+            with contextlib.suppress(FileExistsError):
+                path.hardlink_to(mine)
+            mine.unlink()
         return path.read_bytes()

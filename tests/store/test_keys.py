@@ -3,6 +3,8 @@ from __future__ import annotations
 import re
 import stat
 import subprocess
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from sqlalchemy import select, update
@@ -46,3 +48,16 @@ def test_the_secret_is_made_once_and_is_nobody_elses(settings: Settings) -> None
     assert settings.secret() == secret
     assert len(secret) >= 32
     assert stat.S_IMODE((settings.data_dir / "secret_key").stat().st_mode) == 0o600
+
+
+def test_of_many_that_make_the_secret_at_once_all_read_the_same(settings: Settings) -> None:
+    settings.data_dir.mkdir()
+    barrier = threading.Barrier(8)
+
+    def read(_: int) -> bytes:
+        barrier.wait()
+        return settings.secret()
+
+    with ThreadPoolExecutor(8) as threads:
+        assert len(set(threads.map(read, range(8)))) == 1
+    assert [path.name for path in settings.data_dir.iterdir()] == ["secret_key"]
