@@ -135,13 +135,21 @@ class Service:
 
     def _keep_alive(self) -> None:
         """Start again whatever dies: nothing is lost by it, the database holds every row."""
-        while not self._stopping.wait(RESTART_SECONDS):
-            for name, process in list(self._processes.items()):
-                if process.poll() is not None and not self._stopping.is_set():
-                    log.warning("%s ended with %s; starting it again (see %s)", name, process.returncode, self.log_dir)
-                    self._start(name)
-        # By this very thread: what it started gets PDEATHSIG when it ends, out of the order of `_stop_all`.
-        self._stop_all()
+        try:
+            while not self._stopping.wait(RESTART_SECONDS):
+                for name, process in list(self._processes.items()):
+                    if process.poll() is not None and not self._stopping.is_set():
+                        self._restart(name, process.returncode)
+        finally:
+            # By this very thread: what it started gets PDEATHSIG when it ends, out of the order of `_stop_all`.
+            self._stop_all()
+
+    def _restart(self, name: str, code: int) -> None:
+        log.warning("%s ended with %s; starting it again (see %s)", name, code, self.log_dir)
+        try:
+            self._start(name)
+        except OSError as error:  # no room for its log, no process left: perhaps the next time
+            log.warning("%s could not be started: %s", name, error)
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + READY_SECONDS

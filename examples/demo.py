@@ -77,7 +77,8 @@ def main() -> int:
         agreed = [verify(client, study, job, rounds, splits["test"], folder) for study, job, rounds in results]
     draw_curves([(study.strategy, job, rounds) for study, job, rounds in results], folder)
     console.print(f"\nCurves: {folder}/accuracy.png and .svg. Networks, masks and tickets: {folder}/<strategy>/.")
-    console.print(f"All of it took {time.monotonic() - started_at:.0f} s. `make serve` keeps a service running.")
+    console.print(f"All of it took {time.monotonic() - started_at:.0f} s. `make serve` keeps a service running;")
+    console.print(f"the API key in {folder}/api_key opens it, with these jobs still there.")
     return 0 if all(agreed) else 1
 
 

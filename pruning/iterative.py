@@ -13,6 +13,7 @@ from functools import partial
 
 from torch import nn
 
+from pruning.connectivity import check_connected
 from pruning.criteria import CRITERIA, Evidence
 from pruning.data import Dataset, preprocessor, with_validation
 from pruning.granularity import what_competes
@@ -54,6 +55,7 @@ def prune_iteratively(
     Raises:
         RecipeRefused: the recipe cannot do on this model what it asks for (before any training).
         UntraceableError: the model cannot be followed as a graph.
+        MaskError: the masks disconnect the network; names the layer.
         Diverged: a loss was not finite.
     """
     job = _Job(model, dataset, recipe, progress)
@@ -81,6 +83,8 @@ def prune_iteratively(
             passing = latest
         yield round_
 
+    if not passes_floor(rounds[0], rounds[0], floor):
+        return  # the dense network itself misses an absolute floor: the job ends there
     if recipe.finally_.weights != "none" or recipe.finally_.train:
         chosen = last_passing(rounds, floor)
         passing = job.take_up(passing or load(chosen.position))
@@ -115,7 +119,8 @@ class _Job:
         self.progress = progress
         examples = self.dataset.train.inputs[:2]
         prepare = preprocessor(recipe.training.preprocessing, examples)
-        self.competition = what_competes(self.model, prepare(examples), recipe)
+        self.example = prepare(examples)
+        self.competition = what_competes(self.model, self.example, recipe)
         self.dense_masks = self.competition.everything()
 
     def take_up(self, stored: Stored) -> Stored:
@@ -138,6 +143,7 @@ class _Job:
         )
         pruned = self.competition.masks(kept)
         check_masks(pruned, masks)
+        check_connected(self.model, pruned, self.example)
         return pruned
 
     def sparsity(self, masks: Masks) -> float:

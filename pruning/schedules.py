@@ -10,6 +10,7 @@ import difflib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 from pruning.recipe import MAX_ROUNDS, LayerOverride, Recipe, Scope
@@ -51,15 +52,21 @@ class RecipeRefused(ValueError):
         self.field = field
 
 
-def count_to_prune(remaining: int, fraction: float, granularity: str) -> int:
+def count_to_prune(remaining: int, fraction: float | Fraction, granularity: str) -> int:
     """k of one round, for one layer or for the network where all layers compete.
 
     Weights: floor(f * remaining + 0.5) (Frankle & Carbin 2019, s% of what remains). Units: max(1, floor(f * remaining))
-    (Tan & Motani 2020), so that small layers do not stand still.
+    (Tan & Motani 2020), so that small layers do not stand still. The fraction counts as the decimal that was written:
+    in binary, 0.29 * 100 is less than 29.
     """
+    exact = _exactly(fraction) * remaining
     if granularity == "unit":
-        return min(remaining, max(1, math.floor(fraction * remaining)))
-    return math.floor(fraction * remaining + 0.5)
+        return min(remaining, max(1, math.floor(exact)))
+    return math.floor(exact + Fraction(1, 2))
+
+
+def _exactly(number: float | Fraction) -> Fraction:
+    return number if isinstance(number, Fraction) else Fraction(str(number))
 
 
 def resolve_overrides(scope: Scope, layers: Sequence[LayerSize]) -> dict[str, LayerOverride]:
@@ -91,7 +98,8 @@ def counts_by_layer(
     counts = {}
     for name, left in remaining.items():
         override = overrides[name]
-        fraction = min(1.0, recipe.schedule.fraction * (1.0 if override.rate is None else override.rate))
+        rate = 1 if override.rate is None else _exactly(override.rate)
+        fraction = min(Fraction(1), _exactly(recipe.schedule.fraction) * rate)
         counts[name] = min(count_to_prune(left, fraction, recipe.granularity), left - floor_of(name, recipe, overrides))
     return counts
 

@@ -82,10 +82,12 @@ def select_round(
 
     Candidates are the trained rounds above the floor (with `on_floor: literal`, the last one run stands as well).
     Among those that pass every gate, `smallest_passing` takes the sparsest, `best` the most accurate, `last` the last;
-    between equals, the later one. Where none passes, the same choice among the candidates is returned with False. The
-    gates' verdict is False, too, where the dense network misses an absolute floor.
+    between equals, the later one. Where none passes, the same choice among the candidates is returned with False. A
+    dense network that misses an absolute floor is returned with False, whatever came after it.
     """
     dense = rounds[0]
+    if not passes_floor(dense, dense, floor):
+        return dense, False
     trained = [r for r in rounds if r.validation]
     literal = floor is not None and floor.on_floor == "literal"
     candidates = [r for r in trained if passes_floor(r, dense, floor)]
@@ -94,11 +96,9 @@ def select_round(
         candidates = [r for r in candidates if r.position < last_run.position] + [
             r for r in trained if r.position >= last_run.position
         ]
-    floor_missed = not candidates
-    candidates = candidates or [dense]
     passing = [r for r in candidates if all(gate.passes(r) for gate in gates)]
     chosen = _choose(passing or candidates, select)
-    return chosen, bool(passing) and not floor_missed
+    return chosen, bool(passing)
 
 
 def _choose(candidates: Sequence[RoundRecord], select: Select) -> RoundRecord:

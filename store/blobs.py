@@ -6,9 +6,11 @@ lock in the transaction that will refer to it, so a collector never removes what
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +70,16 @@ class BlobStore:
         except OSError:
             shutil.copyfile(self.path(digest), target)
 
+    def clear_incoming(self, older_than_seconds: float) -> int:
+        """Remove what writers that were killed have left half-written. How many."""
+        cleared = 0
+        for path in self._incoming.iterdir():
+            with contextlib.suppress(FileNotFoundError):  # another sweeper, or its writer, was faster
+                if time.time() - path.stat().st_mtime > older_than_seconds:
+                    path.unlink()
+                    cleared += 1
+        return cleared
+
     def path(self, digest: str) -> Path:
         return self.root / digest[:2] / digest
 
@@ -102,7 +114,9 @@ class BlobWriter:
         self._file.close()
         self._path.chmod(0o444)
         final = self._store.path(digest)
-        final.parent.mkdir(exist_ok=True)
+        if not final.parent.exists():
+            final.parent.mkdir(exist_ok=True)
+            _sync_folder(self._store.root)
         self._path.replace(final)  # the same content over the same content, if it was there
         _sync_folder(final.parent)
         return StoredBlob(digest, self.size_bytes)

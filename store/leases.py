@@ -66,6 +66,15 @@ def renew(session: Session, entity: Entity, row_id: str, attempt: int, lease_sec
     return status
 
 
+def is_held(session: Session, row_id: str, attempt: int) -> bool:
+    """Whether that attempt may still write."""
+    entities: dict[str, Entity] = {"job": Job, "mdl": Model, "ds": Dataset}
+    entity = entities.get(row_id.partition("_")[0])
+    if entity is None:
+        return False
+    return session.scalar(select(entity.id).where(*holds(entity, row_id, attempt))) is not None
+
+
 def expired(session: Session, entity: Entity, limit: int = 100) -> Sequence[Row[str, int]]:
     """(id, attempt) of rows whose worker has gone silent; locked until the transaction ends."""
     return session.execute(

@@ -35,6 +35,8 @@ ENVIRONMENT = {
 """All that a child is told of the world: no settings, no secrets."""
 
 STDERR_LINES = 40
+LAST_SECONDS = 5.0
+"""Between the end of its messages and its own end."""
 MAX_WAITING_MESSAGES = 16
 """Each may be megabytes. A child that says more waits; its progress fits into the pipe."""
 
@@ -111,7 +113,11 @@ class Child:
 
     def last_words(self) -> str:
         """How it ended, for people: exit code or signal, and the end of what it wrote to stderr."""
-        code = self.process.wait()
+        try:
+            code = self.process.wait(LAST_SECONDS)
+        except subprocess.TimeoutExpired:  # it closed its pipe and lives on: it could hold the slot for ever
+            self._signal(signal.SIGKILL)
+            code = self.process.wait()
         end = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         self._readers[1].join(timeout=1)
         words = " | ".join(line.strip() for line in list(self._stderr)[-3:] if line.strip())

@@ -18,12 +18,15 @@ class BadFile(Exception):
 
 
 class Folder:
+    """`root` is named `<row>-<attempt>`, so that an attempt can clear away what earlier ones left."""
+
     def __init__(self, root: Path, max_bytes: int) -> None:
         self.root, self.max_bytes = root.resolve(), max_bytes
         self.inputs, self.outputs = self.root / "in", self.root / "out"
 
     def __enter__(self) -> Folder:
-        self.remove()  # left by a worker of the same name that was killed
+        for left in self.root.parent.glob(f"{self.root.name.rpartition('-')[0]}-*"):
+            shutil.rmtree(left, ignore_errors=True)  # of earlier attempts whose worker was killed: fenced by now
         for folder in (self.inputs, self.outputs, self.outputs / TEMPORARY):
             folder.mkdir(parents=True, mode=0o700)
         return self

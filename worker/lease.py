@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
 from store import jobs, leases
@@ -67,7 +67,7 @@ class Lease:
             try:
                 with self._database.transaction() as session:
                     result = work(session)
-            except DBAPIError as error:
+            except (OperationalError, InterfaceError) as error:
                 log.warning("%s attempt %d: the database is away: %s", self.row_id, self.attempt, error)
                 if time.monotonic() > self._renewed_at + 0.8 * self.seconds:
                     raise Fenced(self.row_id) from error

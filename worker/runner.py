@@ -27,6 +27,7 @@ from pruning.formats.results import read_masks, write_masks, write_sparse, write
 from pruning.formats.weights import load_into, read_state_dict
 from pruning.intake import inspect_model
 from pruning.iterative import Resume, Round, Stored, prune_iteratively
+from pruning.masks import MaskError
 from pruning.recipe import Recipe
 from pruning.reports import round_report
 from pruning.schedules import RecipeRefused
@@ -62,6 +63,8 @@ class Runner:
             self._fail("invalid_content", str(error))
         except RecipeRefused as error:
             self._fail("recipe_refused", f"{'.'.join(error.field)}: {error}")
+        except MaskError as error:
+            self._fail("disconnected", str(error))
         except Diverged as error:
             self._fail("diverged", str(error))
         except (MemoryError, RuntimeError) as error:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import socket
 import threading
 import time
 from collections.abc import Iterator
 
-from store import intake, jobs
+from sqlalchemy.exc import DBAPIError
+
+from store import intake, jobs, leases
 from store.blobs import BlobStore
 from store.database import Database
 from store.leases import Fenced
@@ -48,6 +51,7 @@ class Supervisor:
         self.children = Children()
         self.draining = threading.Event()
         self.name = f"{socket.gethostname()}:{os.getpid()}"
+        self._clear_work_dir()
         self.children.warm_up()
 
     def run_next(self, pool: str) -> None:
@@ -74,6 +78,15 @@ class Supervisor:
         if waits_again:
             self.bell.ring(pool)
 
+    def _clear_work_dir(self) -> None:
+        """Folders of attempts whose worker was killed; those that other workers of this machine hold stay."""
+        for folder in self.settings.work_dir.glob("*-*"):
+            row_id, _, attempt = folder.name.rpartition("-")
+            with self.database.reading() as session:
+                held = attempt.isdigit() and leases.is_held(session, row_id, int(attempt))
+            if not held:
+                shutil.rmtree(folder, ignore_errors=True)
+
     def _attend(self, attempt: JobAttempt | IntakeAttempt, child: Child) -> bool:
         """See one attempt through; whether its row waits for a worker again. Raises Fenced."""
         try:
@@ -81,7 +94,7 @@ class Supervisor:
             for message in self._listen(attempt.lease, attempt.folder, child):
                 if attempt.take(message):
                     return False
-        except (BadMessage, BadFile, OSError) as error:
+        except (BadMessage, BadFile, OSError, DBAPIError) as error:
             return attempt.lost(f"{type(error).__name__}: {error}")
         if attempt.lease.ordered_to_stop or self.draining.is_set():
             return attempt.stopped(drained=not attempt.lease.ordered_to_stop)

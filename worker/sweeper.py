@@ -9,6 +9,7 @@ import threading
 from sqlalchemy.exc import DBAPIError
 
 from store import sweeps
+from store.blobs import BlobStore
 from store.database import Database
 from store.queue import Bell
 from store.settings import Settings
@@ -16,6 +17,8 @@ from store.settings import Settings
 log = logging.getLogger("sweeper")
 
 RINGS_A_SWEEP = 100
+ABANDONED_SECONDS = 24 * 3600.0
+"""Since the last byte of an upload: whoever wrote it is gone."""
 
 
 def sweep(database: Database, bell: Bell, default_pool: str) -> None:
@@ -40,12 +43,14 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s sweeper %(levelname)s %(message)s")
     settings = Settings()
     database, bell = Database(settings.database), Bell(settings.broker_url)
+    blobs = BlobStore(settings.blob_dir)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     while not stop.wait(settings.sweep_seconds):
         try:
             sweep(database, bell, settings.default_pool)
+            blobs.clear_incoming(ABANDONED_SECONDS)
         except DBAPIError as error:
             log.warning("the database is away: %s", error)
     bell.close()

@@ -13,6 +13,7 @@ from pruning import iterative
 from pruning.data import Dataset
 from pruning.formats.architectures import build
 from pruning.iterative import Resume, Round, Stored, prune_iteratively
+from pruning.masks import MaskError
 from pruning.recipe import Recipe
 from pruning.schedules import RecipeRefused
 from pruning.training import Diverged
@@ -234,12 +235,28 @@ def test_units_go_exactly_k_over_the_network_above_their_floors(toy_conv, make_d
 
 
 def test_layers_never_die(toy_conv, make_dataset, make_recipe) -> None:
-    recipe = make_recipe(schedule={"fraction": 0.9}, scope={"kind": "global"}, stop={"rounds": 200})
-    rounds = list(prune_iteratively(toy_conv, make_dataset((1, 4, 4), 3), recipe))
-    assert len(rounds) < 10, "it ends where nothing is left to prune"
-    assert {name: int(mask.sum()) >= 1 for name, mask in rounds[-1].masks.items()} == dict.fromkeys(
-        rounds[-1].masks, True
+    recipe = make_recipe(schedule={"fraction": 0.5}, scope={"kind": "global"}, stop={"rounds": 200})
+    rounds = []
+    # Each layer keeps a weight to the last, but soon they no longer meet: that mask is refused, by name.
+    with pytest.raises(MaskError, match="nothing gets through layer"):
+        for round_ in prune_iteratively(toy_conv, make_dataset((1, 4, 4), 3), recipe):
+            rounds.append(round_)
+    assert len(rounds) >= 2
+    for round_ in rounds:
+        assert all(int(mask.sum()) >= 1 for mask in round_.masks.values())
+
+
+def test_it_ends_where_nothing_is_left_to_prune(toy_conv, make_dataset, make_recipe) -> None:
+    recipe = make_recipe(
+        criterion={"name": "activation"},
+        granularity="unit",
+        schedule={"fraction": 0.9},
+        scope={"kind": "global"},
+        stop={"rounds": 200},
     )
+    rounds = list(prune_iteratively(toy_conv, make_dataset((1, 4, 4), 3), recipe))
+    assert 2 <= len(rounds) < 10
+    assert all(len(kept) >= 1 for kept in rounds[-1].units.kept_units.values())
 
 
 def test_stops_at_the_target_sparsity(toy_conv, make_dataset, make_recipe) -> None:
@@ -256,7 +273,6 @@ def test_stops_at_the_target_sparsity(toy_conv, make_dataset, make_recipe) -> No
         ({"factor": 0.9, "on_floor": "literal"}, [0.8, 0.75, 0.7, 0.9], 3, 2),
         ({"factor": 0.9}, [0.8, 0.1], 2, 0),
         ({"value": 0.7}, [0.8, 0.71, 0.7], 3, 1),
-        ({"value": 0.85}, [0.8, 0.9, 0.9], 1, 0),
     ],
 )
 def test_the_accuracy_floor(
@@ -279,6 +295,20 @@ def test_the_accuracy_floor(
     assert same_bits(final.masks, numbered[masks_of].masks)
     assert final.sparsity_actual == numbered[masks_of].sparsity_actual
     assert final.sparsity_target == numbered[masks_of].sparsity_target
+
+
+@pytest.mark.parametrize("on_floor", ["last_passing", "literal"])
+def test_an_absolute_floor_that_the_dense_network_misses_ends_it_there(
+    on_floor, toy_conv, make_dataset, make_recipe
+) -> None:
+    """No round more, and no final entry that could pass in its place."""
+    stop = {"rounds": 3, "accuracy_floor": {"value": 0.99, "on_floor": on_floor}}
+    recipe = make_recipe(stop=stop, **{"finally": {"weights": "none", "train": True}})
+    rounds = list(prune_iteratively(toy_conv, make_dataset((1, 4, 4), 3), recipe))
+    assert [round_.number for round_ in rounds] == [0]
+    assert rounds[0].metrics["validation"]["accuracy"] < 0.99
+    resume = Resume([rounds[0].record], lambda _: Stored(rounds[0].state, rounds[0].masks))
+    assert list(prune_iteratively(toy_conv, make_dataset((1, 4, 4), 3), recipe, resume=resume)) == []
 
 
 def test_an_untrained_final_entry_has_no_metrics(toy_conv, make_dataset, make_recipe) -> None:

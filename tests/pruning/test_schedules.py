@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from pruning.recipe import LayerOverride, Scope
+from pruning.recipe import LayerOverride, Recipe, Scope
 from pruning.schedules import (
     LayerSize,
     RecipeRefused,
@@ -109,3 +109,17 @@ def test_a_layers_own_override_beats_the_key_output() -> None:
     scope = Scope.model_validate({"kind": "layerwise", "overrides": {"output": {"rate": 0.5}, "fc2": {"ignore": True}}})
     layers = [LayerSize("fc1", 100), LayerSize("fc2", 10, is_output=True)]
     assert resolve_overrides(scope, layers)["fc2"].ignore
+
+
+@pytest.mark.parametrize("percent", range(1, 100))
+def test_k_is_that_of_the_decimal_that_was_written(percent: int) -> None:
+    """0.29 * 100 is 28.999... in binary; whoever wrote 29% of 100 means 29."""
+    for remaining in range(1, 400):
+        exact = percent * remaining  # hundredths
+        assert count_to_prune(remaining, percent / 100, "weight") == (exact + 50) // 100
+        assert count_to_prune(remaining, percent / 100, "unit") == max(1, exact // 100)
+
+
+def test_an_overrides_rate_is_a_decimal_too() -> None:
+    recipe = Recipe.model_validate({"strategy": "lottery_ticket_reset", "schedule": {"fraction": 0.7}})
+    assert counts_by_layer({"fc": 10}, recipe, {"fc": LayerOverride(rate=0.5)}) == {"fc": 4}  # 3.5, rounded up

@@ -65,6 +65,15 @@ def test_a_dense_network_below_an_absolute_floor_fails() -> None:
     assert (chosen.number, passed) == (0, False)
 
 
+@pytest.mark.parametrize("on_floor", ["last_passing", "literal"])
+def test_nothing_that_came_after_it_saves_a_dense_network_below_an_absolute_floor(on_floor: str) -> None:
+    floor = AccuracyFloor(value=0.75, on_floor=on_floor)
+    final = RoundRecord(1, None, 0.0, {"accuracy": 0.99, "loss": 0.1})
+    for rounds in (records(0.5), [*records(0.5), final]):
+        chosen, passed = select_round(rounds, [], floor, "best")
+        assert (chosen.number, passed) == (0, False)
+
+
 def test_an_untrained_final_entry_is_never_chosen_and_a_trained_one_may_be() -> None:
     rounds = records(0.8, 0.79)
     untrained = RoundRecord(2, None, 0.1, {})

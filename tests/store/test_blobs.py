@@ -50,3 +50,14 @@ def test_a_blob_on_its_way_out_is_not_referred_to(database: Database, blobs: Blo
         session.execute(update(Blob).values(deleting=True))
     with pytest.raises(Vanishing), database.transaction() as session:
         refer(session, stored)
+
+
+def test_what_a_killed_writer_left_is_cleared_and_what_is_being_written_is_not(blobs: BlobStore) -> None:
+    left = blobs.root / "incoming" / "left"
+    left.write_bytes(b"half")
+    os.utime(left, (1.0, 1.0))
+    with blobs.writer(100) as writer:
+        writer.write(b"whole")
+        assert blobs.clear_incoming(older_than_seconds=60) == 1
+        stored = writer.finish()
+    assert [path.name for path in files_of(blobs)] == [stored.digest]

@@ -61,6 +61,7 @@ def test_killed_at_random_moments_ends_with_the_same_digests(fleet: Fleet) -> No
     ended = [fleet.finished(job, 120) for job in disturbed]
 
     assert kills >= 4
+    assert not list(fleet.settings.work_dir.iterdir()), "killed workers left folders that nobody cleared"
     assert [(job.status, job.conclusion) for job in ended] == [("succeeded", "passed")] * 3
     assert [fleet.digests(job) for job in ended] == expected
     with fleet.database.reading() as session:
@@ -106,17 +107,21 @@ def test_cancel_frees_the_worker_within_seconds(fleet: Fleet) -> None:
 def test_a_paused_job_goes_on_where_it_was(fleet: Fleet) -> None:
     fleet.start("worker")
     model, dataset = fleet.ready(fleet.add_model()), fleet.ready(fleet.add_dataset())
-    plain = fleet.finished(fleet.submit(model, dataset))
-    job = fleet.submit(model, dataset)
+    slow = {**SMALL, "stop": {"rounds": 2}, "training": {**SMALL["training"], "steps": 3000}}
+    plain = fleet.finished(fleet.submit(model, dataset, slow))
+    job = fleet.submit(model, dataset, slow)
     fleet.wait(lambda: fleet._fetch(job), lambda now: now.last_position >= 0)
     with fleet.database.transaction() as session:
         jobs.order(session, fleet.project, job.id, Trigger.PAUSE)
-    paused = fleet.wait(lambda: fleet._fetch(job), lambda now: now.status in ("paused", "succeeded"))
-    if paused.status == "paused":
-        with fleet.database.transaction() as session:
-            jobs.order(session, fleet.project, job.id, Trigger.RESUME)
-        fleet.ring()
-    assert fleet.digests(fleet.finished(job)) == fleet.digests(plain)
+    paused = fleet.wait(lambda: fleet._fetch(job), lambda now: now.status not in ("running", "pausing"))
+    assert (paused.status, paused.attempt, paused.failures) == ("paused", 1, 0)
+    assert 0 <= paused.last_position < 2
+    with fleet.database.transaction() as session:
+        jobs.order(session, fleet.project, job.id, Trigger.RESUME)
+    fleet.ring()
+    ended = fleet.finished(job)
+    assert ended.attempt == 2
+    assert fleet.digests(ended) == fleet.digests(plain)
 
 
 def test_a_poisonous_job_fails_and_the_worker_lives_on(fleet: Fleet) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+from collections import deque
 from pathlib import Path
 
 import pytest
 
 from store.blobs import BlobStore
+from worker import children
 from worker.children import Child
 from worker.folder import BadFile, Folder
 from worker.messages import BadMessage, Failed, RoundDone, parse, printable
@@ -97,3 +100,24 @@ def test_a_file_without_a_name_counts(tmp_path: Path) -> None:
     child.process.kill()
     child.process.wait()
     assert child.unlinked_bytes() == 0
+
+
+def test_a_child_that_closes_its_pipe_and_lives_on_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It could hold its slot for ever."""
+    monkeypatch.setattr(children, "LAST_SECONDS", 0.3)
+    child = children.Child.__new__(children.Child)
+    child.process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
+    child._stderr = deque(["still here"])
+    child._readers = [threading.Thread(target=int), threading.Thread(target=int)]
+    for reader in child._readers:
+        reader.start()
+    assert "SIGKILL" in child.last_words()
+    assert child.process.poll() is not None
+
+
+def test_an_attempt_clears_what_earlier_ones_left(tmp_path: Path) -> None:
+    for name in ("job_1-1", "job_1-2", "job_2-1"):
+        (tmp_path / name / "out").mkdir(parents=True)
+    with Folder(tmp_path / "job_1-3", 1000):
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["job_1-3", "job_2-1"]
+    assert [path.name for path in tmp_path.iterdir()] == ["job_2-1"]
