@@ -61,7 +61,8 @@ def test_killed_at_random_moments_ends_with_the_same_digests(fleet: Fleet) -> No
     ended = [fleet.finished(job, 120) for job in disturbed]
 
     assert kills >= 4
-    assert not list(fleet.settings.work_dir.iterdir()), "killed workers left folders that nobody cleared"
+    # The worker clears up the last attempt just after the job has ended; what killed workers left went before.
+    fleet.wait(lambda: list(fleet.settings.work_dir.iterdir()), lambda left: not left, 10)
     assert [(job.status, job.conclusion) for job in ended] == [("succeeded", "passed")] * 3
     assert [fleet.digests(job) for job in ended] == expected
     with fleet.database.reading() as session:
@@ -107,7 +108,7 @@ def test_cancel_frees_the_worker_within_seconds(fleet: Fleet) -> None:
 def test_a_paused_job_goes_on_where_it_was(fleet: Fleet) -> None:
     fleet.start("worker")
     model, dataset = fleet.ready(fleet.add_model()), fleet.ready(fleet.add_dataset())
-    slow = {**SMALL, "stop": {"rounds": 2}, "training": {**SMALL["training"], "steps": 3000}}
+    slow = {**SMALL, "stop": {"rounds": 2}, "training": {**SMALL["training"], "steps": 1500}}
     plain = fleet.finished(fleet.submit(model, dataset, slow))
     job = fleet.submit(model, dataset, slow)
     fleet.wait(lambda: fleet._fetch(job), lambda now: now.last_position >= 0)
