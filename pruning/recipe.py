@@ -11,25 +11,24 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from pruning.strategies import STRATEGIES, merge
+from pruning.training_options import Section, Training
 
-UNIT_CRITERIA = frozenset({"activation"})
+UNIT_CRITERIA = frozenset({"activation", "apoz"})
 """Criteria that score only units: a single weight has no activation."""
+N_OF_M = {"2:4": (2, 4), "4:8": (4, 8)}
+"""Granularities of which n of every m neighbouring weights stay."""
 
 MAX_ROUNDS = 200
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_by_name=True, validate_by_alias=True)
 
 
 class Criterion(Section):
     """The score of a weight or unit. Low scores are pruned, unless `keep` is low."""
 
-    name: Literal["magnitude", "activation", "random"]
+    name: Literal["magnitude", "random", "activation", "apoz", "taylor", "snip", "grasp", "synflow", "wanda"]
     keep: Literal["high", "low"] = "high"
 
 
@@ -40,48 +39,93 @@ class LayerOverride(Section):
 
 
 class Scope(Section):
-    """Where scores compete: within each layer, or over the whole network.
+    """Where scores compete: within each layer, over the whole network, within each output row, or within each layer
+    with the layers' shares by their shapes (erk: Evci et al. 2020, Erdos-Renyi-Kernel).
 
     Keys of `overrides` are module paths; the key `output` is the layer found by walking back from the graph's output.
     """
 
-    kind: Literal["layerwise", "global"]
+    kind: Literal["layerwise", "global", "row", "erk"]
     overrides: dict[str, LayerOverride] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _rates_are_layerwise(self) -> Self:
-        if self.kind == "global":
+        if self.kind in ("global", "erk"):
             for layer, override in self.overrides.items():
                 if override.rate is not None:
                     raise PydanticCustomError(
                         "rate_needs_layerwise",
-                        "overrides.{layer}.rate has no meaning where all layers compete; "
+                        "overrides.{layer}.rate has no meaning where all layers share one count; "
                         "set scope.kind to layerwise, or use ignore",
                         {"layer": layer},
                     )
         return self
 
 
-class Schedule(Section):
-    """Each round prunes `fraction` of what remains, exactly: see `pruning.schedules.count_to_prune`."""
+class FractionSchedule(Section):
+    """Each round prunes `fraction` of what remains, or of what there was: see `pruning.schedules.count_to_prune`."""
 
     kind: Literal["fraction"] = "fraction"
     fraction: float = Field(gt=0, lt=1)
-    of: Literal["remaining"] = "remaining"
+    of: Literal["remaining", "original"] = "remaining"
+
+
+class OneShotSchedule(Section):
+    """All of it in round 1."""
+
+    kind: Literal["one_shot"]
+    sparsity: float = Field(gt=0, lt=1, description="fraction removed")
+
+
+class GeometricSchedule(Section):
+    """The same fraction of what remains each round, such that `rounds` of them end at `sparsity`."""
+
+    kind: Literal["geometric"]
+    sparsity: float = Field(gt=0, lt=1, description="fraction removed after the last round")
+    rounds: int = Field(ge=1, le=MAX_ROUNDS)
+
+
+class PolynomialSchedule(Section):
+    """s_r = s (1 - (1 - r / rounds)^power): fast at first, slow at the end (Zhu & Gupta 2017, with power 3)."""
+
+    kind: Literal["polynomial"]
+    sparsity: float = Field(gt=0, lt=1, description="fraction removed after the last round")
+    rounds: int = Field(ge=1, le=MAX_ROUNDS)
+    power: float = Field(3.0, gt=0, le=10)
+
+
+Schedule = Annotated[
+    FractionSchedule | OneShotSchedule | GeometricSchedule | PolynomialSchedule, Field(discriminator="kind")
+]
 
 
 class BetweenRounds(Section):
     """What survives from the trained network of one round into the training of the next."""
 
-    weights: Literal["reset", "continue"]
-    learning_rate: Literal["restart"] = "restart"
-    optimizer_state: Literal["fresh"] = "fresh"
+    weights: Literal["reset", "rewind", "continue", "reinit"] = Field(
+        description="the first weights; those of round 0 at `step`; the trained ones; newly drawn ones"
+    )
+    step: int | None = Field(None, ge=1, le=10_000_000, description="of round 0's training; rewind only")
+    learning_rate: Literal["restart", "rewind", "continue", "constant"] = Field(
+        "restart",
+        description="the whole schedule again; from `step` on; one schedule over all rounds; its last value",
+    )
+    optimizer_state: Literal["fresh", "keep"] = "fresh"
+
+    @model_validator(mode="after")
+    def _step_is_to_rewind(self) -> Self:
+        rewinds = "rewind" in (self.weights, self.learning_rate)
+        if rewinds and self.step is None:
+            raise PydanticCustomError("rewind_needs_step", "rewinding needs a step of round 0's training; set step")
+        if not rewinds and self.step is not None:
+            raise PydanticCustomError("step_without_rewind", "step is where a rewind goes to; leave it out")
+        return self
 
 
 class Finally(Section):
     """One more, unnumbered entry after the last round: the selected masks on other weights, trained or not."""
 
-    weights: Literal["none", "reset"] = "none"
+    weights: Literal["none", "reset", "rewind", "reinit"] = "none"
     train: bool = False
 
 
@@ -103,84 +147,37 @@ class AccuracyFloor(Section):
 
 
 class Stop(Section):
-    """The loop ends at the first of these that holds."""
+    """The loop ends at the first of these that holds, or where the schedule ends."""
 
     rounds: int | None = Field(None, ge=1, le=MAX_ROUNDS)
     sparsity: float | None = Field(None, gt=0, lt=1, description="fraction removed")
     accuracy_floor: AccuracyFloor | None = None
+    seconds: float | None = Field(None, gt=0, description="that the rounds took, evaluations included")
+    patience: int | None = Field(None, ge=1, description="rounds in a row without a better validation accuracy")
 
-    @model_validator(mode="after")
-    def _something_ends_it(self) -> Self:
-        if self.rounds is None and self.sparsity is None and self.accuracy_floor is None:
-            raise PydanticCustomError(
-                "nothing_stops", "give at least one of rounds, sparsity and accuracy_floor: nothing would end the job"
-            )
-        return self
-
-
-class Optimizer(Section):
-    name: Literal["sgd", "adam"]
-    lr: float = Field(gt=0, le=100)
-    momentum: float = Field(0.0, ge=0, lt=1, description="sgd only")
-    weight_decay: float = Field(0.0, ge=0, le=1)
-
-
-class EarlyStopping(Section):
-    """Training ends when the validation loss has not improved in `patience` evaluations in a row."""
-
-    patience: int = Field(ge=1)
-
-
-Channels = Annotated[list[float], Field(min_length=1, max_length=4096)]
-
-
-class Preprocessing(Section):
-    """inputs -> (inputs * scale - mean) / std, per batch, along the first axis of an example where a list is given.
-
-    Left out, uint8 inputs are scaled by 1/255 and floating-point inputs are taken as they are.
-    """
-
-    scale: float | None = Field(None, gt=0)
-    mean: float | Channels = 0.0
-    std: float | Channels = 1.0
-
-    @field_validator("std")
-    @classmethod
-    def _std_is_positive(cls, std: float | list[float]) -> float | list[float]:
-        if min(std if isinstance(std, list) else [std]) <= 0:
-            raise PydanticCustomError("std_not_positive", "every std must be greater than 0")
-        return std
-
-
-class Training(Section):
-    """How each round trains. Exactly one of `steps` and `epochs`; they and `batch_size` are the budget of a round."""
-
-    steps: int | None = Field(None, ge=1, le=10_000_000)
-    epochs: int | None = Field(None, ge=1, le=100_000)
-    batch_size: int = Field(ge=1, le=65_536)
-    optimizer: Optimizer
-    loss: Literal["cross_entropy"] = "cross_entropy"
-    evaluate_every_steps: int | None = Field(None, ge=1, description="null: once an epoch")
-    early_stopping: EarlyStopping | None = None
-    preprocessing: Preprocessing = Field(default_factory=Preprocessing)
-
-    @model_validator(mode="after")
-    def _one_budget(self) -> Self:
-        if (self.steps is None) == (self.epochs is None):
-            raise PydanticCustomError("steps_or_epochs", "give exactly one of steps and epochs")
-        return self
+    @property
+    def says_nothing(self) -> bool:
+        return all(value is None for _, value in self)
 
 
 class Recipe(Section):
     strategy: str | None = Field(None, description="a row of GET /v1/strategies; null: everything is given here")
     criterion: Criterion
-    granularity: Literal["weight", "unit"] = "weight"
+    granularity: Literal["weight", "unit", "2:4", "4:8"] = Field(
+        "weight", description="n:m keeps n of every m weights along the inputs"
+    )
     scope: Scope
     schedule: Schedule
     between_rounds: BetweenRounds
     finally_: Finally = Field(default_factory=Finally, alias="finally")
     stop: Stop
     training: Training
+    controls: list[Literal["random_reinit", "random_mask"]] = Field(
+        default_factory=list,
+        max_length=2,
+        description="trained beside each pruned round and never fed back: its masks on newly drawn weights; as many "
+        "weights of each layer at random, on the first weights",
+    )
     seed: int = Field(0, ge=0, lt=2**63)
 
     @model_validator(mode="before")
@@ -208,13 +205,88 @@ class Recipe(Section):
     @classmethod
     def _criterion_scores_it(cls, granularity: str, info: ValidationInfo) -> str:
         criterion = info.data.get("criterion")
-        if granularity == "weight" and criterion is not None and criterion.name in UNIT_CRITERIA:
+        if criterion is None:
+            return granularity
+        if granularity != "unit" and criterion.name in UNIT_CRITERIA:
             raise PydanticCustomError(
                 "criterion_scores_units",
                 "the criterion {name} scores units, not single weights; set granularity to unit",
                 {"name": criterion.name},
             )
         return granularity
+
+    @field_validator("scope")
+    @classmethod
+    def _scope_fits_granularity(cls, scope: Scope, info: ValidationInfo) -> Scope:
+        granularity = info.data.get("granularity")
+        if granularity == "unit" and scope.kind in ("row", "erk"):
+            raise PydanticCustomError(
+                "scope_of_weights",
+                "scope {kind} compares single weights; set it to layerwise or global for units",
+                {"kind": scope.kind},
+            )
+        if granularity in N_OF_M and scope.kind != "layerwise":
+            raise PydanticCustomError(
+                "scope_of_n_of_m",
+                "with {granularity} every {m} neighbours compete among themselves; set scope.kind to layerwise",
+                {"granularity": granularity, "m": N_OF_M[granularity][1]},
+            )
+        return scope
+
+    @field_validator("schedule")
+    @classmethod
+    def _schedule_fits(cls, schedule: Any, info: ValidationInfo) -> Any:
+        granularity, scope = info.data.get("granularity"), info.data.get("scope")
+        if granularity in N_OF_M:
+            n, m = N_OF_M[granularity]
+            if schedule.kind != "one_shot" or schedule.sparsity != 1 - n / m:
+                raise PydanticCustomError(
+                    "schedule_of_n_of_m",
+                    "{granularity} is reached at once; set schedule to one_shot with sparsity {sparsity}",
+                    {"granularity": granularity, "sparsity": 1 - n / m},
+                )
+        if scope is not None and schedule.kind != "fraction":
+            for layer, override in scope.overrides.items():
+                if override.rate is not None:
+                    raise PydanticCustomError(
+                        "rate_of_a_fraction",
+                        "scope.overrides.{layer}.rate multiplies a fraction, which {kind} does not have; leave it out",
+                        {"layer": layer, "kind": schedule.kind},
+                    )
+        return schedule
+
+    @field_validator("stop")
+    @classmethod
+    def _something_ends_it(cls, stop: Stop, info: ValidationInfo) -> Stop:
+        schedule = info.data.get("schedule")
+        if stop.says_nothing and (schedule is None or schedule.kind == "fraction"):
+            raise PydanticCustomError(
+                "nothing_stops",
+                "nothing would end the job: give at least one of rounds, sparsity, accuracy_floor, seconds, patience",
+            )
+        goal = getattr(schedule, "sparsity", None)
+        if stop.sparsity is not None and goal is not None and stop.sparsity > goal:
+            raise PydanticCustomError(
+                "stop_behind_schedule",
+                "stop.sparsity {stop} is more than the schedule's {goal}, which ends there; leave it out",
+                {"stop": stop.sparsity, "goal": goal},
+            )
+        return stop
+
+    @model_validator(mode="after")
+    def _steps_lie_within(self) -> Self:
+        step, steps = self.between_rounds.step, self.training.steps
+        if step is not None and steps is not None and step >= steps:
+            raise PydanticCustomError(
+                "rewind_behind_the_end",
+                "between_rounds.step {step} lies behind the {steps} steps that a round trains; lower it",
+                {"step": step, "steps": steps},
+            )
+        if self.finally_.weights == "rewind" and self.between_rounds.step is None:
+            raise PydanticCustomError(
+                "rewind_needs_step", "finally.weights rewind needs between_rounds.step; use reset, or rewind there too"
+            )
+        return self
 
     def to_json(self) -> dict[str, Any]:
         """The recipe in full, under its names on the wire."""

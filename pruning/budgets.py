@@ -1,0 +1,218 @@
+"""How many weights or units go in a round: arithmetic on layer sizes alone, the same at submission and in the loop.
+
+Torch-free: the API reads this module.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from pruning.recipe import N_OF_M, LayerOverride, Recipe, Scope
+
+
+@dataclass(frozen=True)
+class LayerSize:
+    """A prunable layer: how many weights (or units, where those are pruned) it has, and the shape of its weight."""
+
+    name: str
+    size: int
+    is_output: bool = False
+    shape: tuple[int, ...] = ()
+
+
+class RecipeRefused(ValueError):
+    """The recipe cannot do on this model what it asks for. `field` is its path within the recipe."""
+
+    def __init__(self, field: tuple[str, ...], message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+def count_to_prune(remaining: int, fraction: float | Fraction, granularity: str) -> int:
+    """k of one round, for one layer or for the network where all layers compete.
+
+    Weights: floor(f * remaining + 0.5) (Frankle & Carbin 2019, s% of what remains). Units: max(1, floor(f * remaining))
+    (Tan & Motani 2020), so that small layers do not stand still. The fraction counts as the decimal that was written:
+    in binary, 0.29 * 100 is less than 29.
+    """
+    exact = exactly(fraction) * remaining
+    if granularity == "unit":
+        return min(remaining, max(1, math.floor(exact)))
+    return math.floor(exact + Fraction(1, 2))
+
+
+def exactly(number: float | Fraction) -> Fraction:
+    return number if isinstance(number, Fraction) else Fraction(str(number))
+
+
+def sparsity_after(recipe: Recipe, number: int, rate: Fraction = Fraction(1)) -> Fraction:
+    """The fraction removed that the schedule aims at after round `number`, before rounding to whole weights."""
+    schedule = recipe.schedule
+    if number == 0:
+        return Fraction(0)
+    if schedule.kind == "fraction":
+        fraction = min(Fraction(1), exactly(schedule.fraction) * rate)
+        if schedule.of == "original":
+            return min(Fraction(1), fraction * number)
+        return Fraction(1 - float(1 - fraction) ** number)
+    last = exactly(schedule.sparsity)
+    if schedule.kind == "one_shot" or number >= schedule.rounds:
+        return last
+    if schedule.kind == "geometric":
+        return Fraction(1 - float(1 - last) ** (number / schedule.rounds))
+    return last * Fraction(1 - (1 - number / schedule.rounds) ** schedule.power)
+
+
+def num_scheduled(recipe: Recipe) -> int | None:
+    """Rounds after which the schedule prunes no more; None where it goes on for ever."""
+    schedule = recipe.schedule
+    if schedule.kind == "fraction":
+        return None
+    return 1 if schedule.kind == "one_shot" else schedule.rounds
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a round may take.
+
+    Attributes:
+        layers: those that compete, by name, without the ignored ones.
+        overrides: of each of them.
+    """
+
+    recipe: Recipe
+    layers: Mapping[str, LayerSize]
+    overrides: Mapping[str, LayerOverride]
+
+    @staticmethod
+    def of(recipe: Recipe, layers: Sequence[LayerSize]) -> Budget:
+        """Raises RecipeRefused: an override names no layer, nothing is left, or a layer is too small for the recipe."""
+        overrides = resolve_overrides(recipe.scope, layers)
+        competing = {layer.name: layer for layer in layers if not overrides[layer.name].ignore}
+        if not competing:
+            raise RecipeRefused(("scope", "overrides"), f"no {recipe.granularity} of this model is left to prune")
+        budget = Budget(recipe, competing, {name: overrides[name] for name in competing})
+        for layer in competing.values():
+            budget._refuse_small(layer)
+        return budget
+
+    def _refuse_small(self, layer: LayerSize) -> None:
+        granularity, least = self.recipe.granularity, self.overrides[layer.name].min_units
+        if granularity == "unit" and least > layer.size:
+            raise RecipeRefused(
+                ("scope", "overrides", layer.name, "min_units"),
+                f"layer {layer.name} has only {layer.size} units, fewer than min_units {least}",
+            )
+        if granularity in N_OF_M and (len(layer.shape) < 2 or layer.shape[1] % N_OF_M[granularity][1]):
+            raise RecipeRefused(
+                ("granularity",),
+                f"layer {layer.name} has {layer.shape[1] if len(layer.shape) > 1 else 0} inputs, no multiple of "
+                f"{N_OF_M[granularity][1]}; ignore it: scope.overrides.{layer.name}.ignore",
+            )
+
+    @property
+    def size(self) -> int:
+        return sum(layer.size for layer in self.layers.values())
+
+    def by_layer(self, remaining: Mapping[str, int], number: int) -> dict[str, int]:
+        """k of round `number` for each layer, where layers do not compete with each other."""
+        recipe = self.recipe
+        if recipe.scope.kind == "erk":
+            keeps = self._erk(remaining, sum(remaining.values()) - self.in_all(remaining, number))
+            return {name: left - keeps[name] for name, left in remaining.items()}
+        if recipe.granularity in N_OF_M:
+            n, m = N_OF_M[recipe.granularity]
+            return {name: left - self.layers[name].size * n // m for name, left in remaining.items()}
+        counts = {}
+        for name, left in remaining.items():
+            rows = self.num_rows(name)
+            count = self._count(self.layers[name].size // rows, left // rows, number, self._rate(name))
+            counts[name] = rows * min(count, left // rows - self.floor_of(name))
+        return counts
+
+    def in_all(self, remaining: Mapping[str, int], number: int) -> int:
+        """k of round `number` for the whole network: never more than can go."""
+        total = sum(remaining.values())
+        can_go = sum(left - self.floor_of(name) for name, left in remaining.items())
+        return min(self._count(self.size, total, number), can_go)
+
+    def _count(self, size: int, remaining: int, number: int, rate: Fraction = Fraction(1)) -> int:
+        schedule, granularity = self.recipe.schedule, self.recipe.granularity
+        if schedule.kind == "fraction":
+            base = remaining if schedule.of == "remaining" else size
+            fraction = min(Fraction(1), exactly(schedule.fraction) * rate)
+            return min(remaining, count_to_prune(base, fraction, granularity))
+        goal = sparsity_after(self.recipe, number) * size
+        removed = math.floor(goal) if granularity == "unit" else math.floor(goal + Fraction(1, 2))
+        return max(0, removed - (size - remaining))
+
+    def _rate(self, name: str) -> Fraction:
+        rate = self.overrides[name].rate
+        return Fraction(1) if rate is None else exactly(rate)
+
+    def num_rows(self, name: str) -> int:
+        """Where scores compete within output rows (scope row), how many there are; else one."""
+        shape = self.layers[name].shape
+        return shape[0] if self.recipe.scope.kind == "row" and shape else 1
+
+    def floor_of(self, name: str) -> int:
+        """What always stays in a layer, or in its row: `min_units` units, or one weight (without any, the network is
+        cut)."""
+        return self.overrides[name].min_units if self.recipe.granularity == "unit" else 1
+
+    def target(self, number: int) -> float:
+        """The sparsity that the schedule alone makes of round `number`."""
+        left = sum(
+            layer.size * (1 - sparsity_after(self.recipe, number, self._rate(n))) for n, layer in self.layers.items()
+        )
+        return float(1 - left / self.size)
+
+    def _erk(self, remaining: Mapping[str, int], keep: int) -> dict[str, int]:
+        """How `keep` is shared: a layer's density goes with sum(shape) / prod(shape), at most 1 (Evci et al. 2020)."""
+        whole: set[str] = set()
+        while True:
+            shared = [layer for layer in self.layers.values() if layer.name not in whole]
+            left = keep - sum(self.layers[name].size for name in whole)
+            scale = Fraction(left, max(1, sum(sum(layer.shape) for layer in shared)))
+            over = {layer.name for layer in shared if scale * sum(layer.shape) > layer.size}
+            if not over:
+                break
+            whole |= over
+        ideal = {
+            n: Fraction(layer.size) if n in whole else scale * sum(layer.shape) for n, layer in self.layers.items()
+        }
+        keeps = {name: min(max(1, math.floor(ideal[name])), left) for name, left in remaining.items()}
+        # Whole weights: what rounding leaves over goes to the largest remainders, as far as there is room.
+        order = sorted(keeps, key=lambda name: (math.floor(ideal[name]) - ideal[name], name))
+        while (missing := keep - sum(keeps.values())) != 0:
+            step = 1 if missing > 0 else -1
+            room = [n for n in order if (keeps[n] < remaining[n] if step > 0 else keeps[n] > 1)]
+            for name in room[: abs(missing)]:
+                keeps[name] += step
+        return keeps
+
+
+def resolve_overrides(scope: Scope, layers: Sequence[LayerSize]) -> dict[str, LayerOverride]:
+    """The override of each layer by its own name; the key `output` means the output layer.
+
+    A key `output` says nothing where the output layer is not prunable (its units never are).
+    Raises RecipeRefused for a key that names no layer, with the nearest names.
+    """
+    by_name = {layer.name: scope.overrides.get(layer.name, LayerOverride()) for layer in layers}
+    for key, override in scope.overrides.items():
+        if key in by_name:
+            continue
+        if key != "output":
+            near = difflib.get_close_matches(key, by_name, n=3, cutoff=0.3) or sorted(by_name)[:5]
+            raise RecipeRefused(
+                ("scope", "overrides", key),
+                f"no prunable layer is called {key!r}; did you mean {', '.join(near)}?",
+            )
+        for layer in layers:
+            if layer.is_output and layer.name not in scope.overrides:  # a layer's own name says more than `output`
+                by_name[layer.name] = override
+    return by_name
