@@ -229,7 +229,7 @@ def main(folder: Path, mode: str, uid: int, victim: int, abi: int) -> None:
         if abi:
             landlock.abi = lambda: abi
         if mode == "landlock":
-            seccomp.install = lambda: None
+            seccomp.install = lambda _cuda: None
         sandbox.limit(MEMORY_BYTES, FILE_BYTES)
         started = time.perf_counter()
         sandbox.lock(folder)
