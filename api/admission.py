@@ -14,8 +14,9 @@ from api.heads import PROGRAM
 from api.problems import Problem
 from api.schemas import JobRequest
 from api.validation import pointer
-from pruning.recipe import Preprocessing, Recipe
+from pruning.recipe import Recipe
 from pruning.schedules import PlannedRound, RecipeRefused, layer_sizes, plan
+from pruning.training_options import Preprocessing
 from store import listing
 from store.tables import Dataset, IntakeStatus, Model
 

@@ -134,6 +134,17 @@ class Budget:
             counts[name] = rows * min(count, left // rows - self.floor_of(name))
         return counts
 
+    def counts(self, remaining: Mapping[str, int], number: int) -> dict[str, int]:
+        """k of round `number` for each layer. Where all layers compete the scores decide which lose: only the sum says
+        something then, and the layers' shares are filled from the largest."""
+        if self.recipe.scope.kind != "global":
+            return self.by_layer(remaining, number)
+        count, counts = self.in_all(remaining, number), {}
+        for name, left in sorted(remaining.items(), key=lambda item: -item[1]):
+            counts[name] = min(count, left - self.floor_of(name))
+            count -= counts[name]
+        return counts
+
     def in_all(self, remaining: Mapping[str, int], number: int) -> int:
         """k of round `number` for the whole network: never more than can go."""
         total = sum(remaining.values())

@@ -16,8 +16,8 @@ from torch import Tensor, fx, nn
 
 from pruning.data import Split, preprocessor
 from pruning.graph import trace
-from pruning.recipe import Preprocessing
 from pruning.training import evaluating
+from pruning.training_options import Preprocessing
 from pruning.units import Slice, UnitGroup
 
 Scores = dict[str, Tensor]

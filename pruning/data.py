@@ -11,8 +11,8 @@ from torch import Tensor
 
 from pruning.formats.errors import FormatError
 from pruning.randomness import generator
-from pruning.recipe import Preprocessing
 from pruning.schedules import RecipeRefused
+from pruning.training_options import Preprocessing
 
 
 @dataclass(frozen=True)

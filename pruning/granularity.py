@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pruning.graph import find_layers, trace_with_shapes
+from pruning.budgets import Budget, LayerSize
+from pruning.graph import Layer, find_layers, trace_with_shapes
 from pruning.masks import Masks
-from pruning.recipe import LayerOverride, Recipe
-from pruning.schedules import LayerSize, plan, resolve_overrides
+from pruning.recipe import Recipe
+from pruning.schedules import plan
 from pruning.unit_flow import find_units
 from pruning.units import UnitGroup, masks_to_unit_masks, unit_masks_to_masks, unit_scores
 
@@ -24,8 +25,7 @@ from pruning.units import UnitGroup, masks_to_unit_masks, unit_masks_to_masks, u
 class Weights:
     """Single weights compete. `layers`: layer -> the name of its weight; `parameters`: those of the model, by name."""
 
-    sizes: list[LayerSize]
-    overrides: dict[str, LayerOverride]
+    budget: Budget
     parameters: dict[str, nn.Parameter]
     layers: dict[str, str]
     groups: Sequence[UnitGroup] = ()
@@ -47,8 +47,7 @@ class Weights:
 class Units:
     """Neurons and filters compete. `parameters`: those of the model, by name."""
 
-    sizes: list[LayerSize]
-    overrides: dict[str, LayerOverride]
+    budget: Budget
     parameters: dict[str, nn.Parameter]
     groups: Sequence[UnitGroup]
 
@@ -76,18 +75,20 @@ def what_competes(model: nn.Module, example: Tensor, recipe: Recipe) -> Weights 
         RecipeRefused: an override names no layer, or the target is out of reach.
     """
     parameters = dict(model.named_parameters())
-    if recipe.granularity == "weight":
+    if recipe.granularity != "unit":
         found = [layer for layer in find_layers(model, trace_with_shapes(model, example)) if not layer.is_tied]
-        sizes = [LayerSize(layer.name, layer.module.weight.numel(), layer.is_output) for layer in found]
-        sizes, overrides = _without_ignored(sizes, recipe)
-        layers = {layer.name: layer.weight for layer in found if not overrides[layer.name].ignore}
-        return Weights(sizes, overrides, parameters, layers)
+        budget = _budget(recipe, [_size_of(layer) for layer in found])
+        return Weights(budget, parameters, {layer.name: layer.weight for layer in found if layer.name in budget.layers})
     groups, _ = find_units(model, example)
-    sizes, overrides = _without_ignored([LayerSize(group.name, group.size) for group in groups], recipe)
-    return Units(sizes, overrides, parameters, [group for group in groups if not overrides[group.name].ignore])
+    budget = _budget(recipe, [LayerSize(group.name, group.size) for group in groups])
+    return Units(budget, parameters, [group for group in groups if group.name in budget.layers])
 
 
-def _without_ignored(sizes: list[LayerSize], recipe: Recipe) -> tuple[list[LayerSize], dict[str, LayerOverride]]:
+def _size_of(layer: Layer) -> LayerSize:
+    weight = layer.module.weight
+    return LayerSize(layer.name, weight.numel(), layer.is_output, tuple(weight.shape))
+
+
+def _budget(recipe: Recipe, sizes: list[LayerSize]) -> Budget:
     plan(sizes, recipe)  # refuses what no training could reach
-    overrides = resolve_overrides(recipe.scope, sizes)
-    return [size for size in sizes if not overrides[size.name].ignore], overrides
+    return Budget.of(recipe, sizes)

@@ -24,8 +24,7 @@ from pruning.randomness import CPU, generator
 from pruning.recipe import MAX_ROUNDS, Recipe, Stop
 from pruning.rewinding import REWINDS, State, restore, snapshot
 from pruning.rounds import Resume, Round, Stored, UnitCounts
-from pruning.schedules import target_sparsity
-from pruning.scopes import SCOPES, count_kept
+from pruning.scopes import count_kept, scope_of
 from pruning.selection import RoundRecord, last_passing, passes_floor
 from pruning.training import Diverged, Metrics, Trained, epochs_of, evaluate, train
 from pruning.units import kept_units
@@ -131,6 +130,7 @@ class _Job:
         prepare = preprocessor(recipe.training.preprocessing, examples)
         self.example = prepare(examples)
         self.competition = what_competes(self.model, self.example, recipe)
+        self.budget = self.competition.budget
         self.dense_masks = self.competition.everything()
 
     def take_up(self, stored: Stored) -> Stored:
@@ -149,17 +149,16 @@ class _Job:
         scores = self.competition.scores(found, name)
         if keep == "low":
             scores = {layer: -score for layer, score in scores.items()}
-        kept = SCOPES[self.recipe.scope.kind](
-            scores, self.competition.kept(masks), self.recipe, self.competition.overrides, ties
-        )
-        pruned = self.competition.masks(kept)
+        kept = self.competition.kept(masks)
+        counts = self.budget.counts(count_kept(kept), number)
+        pruned = self.competition.masks(scope_of(self.budget)(scores, kept, counts, self.budget, ties))
         check_masks(pruned, masks)
         check_connected(self.model, pruned, self.example)
         return pruned
 
     def sparsity(self, masks: Masks) -> float:
         kept = count_kept(self.competition.kept(masks))
-        return 1 - sum(kept.values()) / sum(size.size for size in self.competition.sizes)
+        return 1 - sum(kept.values()) / self.budget.size
 
     def numbered_round(self, number: int, masks: Masks, prune_seconds: float) -> Round:
         epochs_before = number * self._epochs_per_round if self.recipe.between_rounds.weights == "continue" else 0
@@ -196,9 +195,7 @@ class _Job:
         return Round(
             position=position,
             number=number,
-            sparsity_target=target_sparsity(
-                self.competition.sizes, self.recipe, self.competition.overrides, masks_number
-            ),
+            sparsity_target=self.budget.target(masks_number),
             sparsity_actual=self.sparsity(masks),
             state=snapshot(self.model),
             masks=all_masks,
@@ -238,9 +235,8 @@ class _Job:
         if not self.competition.groups:
             return None
         unit_masks = self.competition.kept(masks)
-        num_units = sum(size.size for size in self.competition.sizes)
         num_kept = sum(count_kept(unit_masks).values())
-        return UnitCounts(num_units, num_kept, kept_units(unit_masks, self.competition.groups))
+        return UnitCounts(self.budget.size, num_kept, kept_units(unit_masks, self.competition.groups))
 
     @property
     def _epochs_per_round(self) -> int:

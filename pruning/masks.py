@@ -7,6 +7,7 @@ selection counts them (its operations have no deterministic kernels elsewhere); 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -98,6 +99,23 @@ def prune_smallest_above_floors(
         count -= can_go
     others = {name: mask for name, mask in kept.items() if name not in starved}
     return pruned | prune_smallest_above_floors(scores, others, count, floors, generator)
+
+
+def prune_smallest_of_rows(scores: Tensor, kept: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """`kept` (rows, columns) without exactly `count` entries of each row: those of least score, ties as drawn.
+
+    Raises:
+        ValueError: a row keeps fewer than `count` entries, or a kept entry's score is NaN.
+    """
+    if count == 0:
+        return kept.clone()
+    if int(kept.sum(1).min()) < count or bool(scores[kept].isnan().any()):
+        raise ValueError(f"cannot prune {count} of every row: a row keeps fewer, or a score is not a number")
+    # A stable sort of randomly ordered columns: what ties falls by the draw, not by position.
+    order = torch.rand(scores.shape, generator=generator).argsort(1)
+    values = scores.float().masked_fill(~kept, math.inf).gather(1, order)
+    falls = order.gather(1, values.argsort(dim=1, stable=True)[:, :count])
+    return kept.scatter(1, falls, False)
 
 
 def _kth_smallest(scores: Mapping[str, Tensor], kept: Mapping[str, Tensor], k: int) -> tuple[int, int, int]:

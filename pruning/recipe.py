@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from pruning.strategies import STRATEGIES, merge
@@ -23,6 +23,7 @@ N_OF_M = {"2:4": (2, 4), "4:8": (4, 8)}
 """Granularities of which n of every m neighbouring weights stay."""
 
 MAX_ROUNDS = 200
+_UNKNOWN_SCHEDULE = "schedule.kind must be fraction, one_shot, geometric or polynomial"
 
 
 class Criterion(Section):
@@ -94,8 +95,16 @@ class PolynomialSchedule(Section):
     power: float = Field(3.0, gt=0, le=10)
 
 
+def _kind_of(given: Any) -> str:
+    return str(given.get("kind", "fraction") if isinstance(given, dict) else given.kind)
+
+
 Schedule = Annotated[
-    FractionSchedule | OneShotSchedule | GeometricSchedule | PolynomialSchedule, Field(discriminator="kind")
+    Annotated[FractionSchedule, Tag("fraction")]
+    | Annotated[OneShotSchedule, Tag("one_shot")]
+    | Annotated[GeometricSchedule, Tag("geometric")]
+    | Annotated[PolynomialSchedule, Tag("polynomial")],
+    Discriminator(_kind_of, custom_error_type="unknown_schedule", custom_error_message=_UNKNOWN_SCHEDULE),
 ]
 
 

@@ -67,23 +67,11 @@ def _rounds(budget: Budget, limit: int) -> Iterator[PlannedRound]:
     remaining = {name: layer.size for name, layer in budget.layers.items()}
     yield PlannedRound(0, dict(remaining), 0.0)
     for number in range(1, limit + 1):
-        if budget.recipe.scope.kind == "global":
-            # Which layers lose the k is known only with the scores; the total is all that the plan needs.
-            counts = _spread(budget.in_all(remaining, number), remaining, budget)
-        else:
-            counts = budget.by_layer(remaining, number)
+        counts = budget.counts(remaining, number)
         if sum(counts.values()) == 0 and budget.recipe.schedule.kind == "fraction":
             return
         remaining = {name: left - counts[name] for name, left in remaining.items()}
         yield PlannedRound(number, dict(remaining), 1 - sum(remaining.values()) / budget.size)
-
-
-def _spread(count: int, remaining: Mapping[str, int], budget: Budget) -> dict[str, int]:
-    counts = {}
-    for name, left in sorted(remaining.items(), key=lambda item: -item[1]):
-        counts[name] = min(count, left - budget.floor_of(name))
-        count -= counts[name]
-    return counts
 
 
 def _refuse_target(target: float, last: PlannedRound, budget: Budget) -> None:

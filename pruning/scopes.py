@@ -1,4 +1,5 @@
-"""Where scores compete: within each layer, or over the whole network. Either way exactly k go."""
+# ruff: noqa: ARG001 (scopes share one signature)
+"""Where scores compete: within each layer, over the whole network, within each row. Either way exactly k go."""
 
 from __future__ import annotations
 
@@ -7,27 +8,29 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from pruning.masks import prune_smallest, prune_smallest_above_floors
-from pruning.recipe import LayerOverride, Recipe
-from pruning.schedules import count_globally, counts_by_layer, floor_of
+from pruning.budgets import Budget
+from pruning.masks import prune_smallest, prune_smallest_above_floors, prune_smallest_of_rows
+from pruning.recipe import N_OF_M
 
 Scope = Callable[
-    [Mapping[str, Tensor], Mapping[str, Tensor], Recipe, Mapping[str, LayerOverride], torch.Generator],
-    dict[str, Tensor],
+    [Mapping[str, Tensor], Mapping[str, Tensor], Mapping[str, int], Budget, torch.Generator], dict[str, Tensor]
 ]
-"""(scores, kept, recipe, overrides, generator for ties) -> kept after the round's pruning."""
+"""(scores, kept, how many go of each layer, budget, generator for ties) -> kept after the round's pruning."""
 
 
 def layerwise(
     scores: Mapping[str, Tensor],
     kept: Mapping[str, Tensor],
-    recipe: Recipe,
-    overrides: Mapping[str, LayerOverride],
+    counts: Mapping[str, int],
+    budget: Budget,
     generator: torch.Generator,
 ) -> dict[str, Tensor]:
-    """Each layer loses its own k (Frankle & Carbin 2019, section 2; Tan & Motani 2020's layer-wise variants)."""
+    """Each layer loses its own k (Frankle & Carbin 2019, section 2; Tan & Motani 2020's layer-wise variants).
+
+    With shares by the layers' shapes (erk) the counts differ, and nothing else.
+    """
     pruned: dict[str, Tensor] = {}
-    for name, count in counts_by_layer(count_kept(kept), recipe, overrides).items():
+    for name, count in counts.items():
         pruned |= prune_smallest({name: scores[name]}, {name: kept[name]}, count, generator)
     return pruned
 
@@ -35,18 +38,56 @@ def layerwise(
 def globally(
     scores: Mapping[str, Tensor],
     kept: Mapping[str, Tensor],
-    recipe: Recipe,
-    overrides: Mapping[str, LayerOverride],
+    counts: Mapping[str, int],
+    budget: Budget,
     generator: torch.Generator,
 ) -> dict[str, Tensor]:
     """The network loses k, wherever they are (Frankle & Carbin 2019, section 4; Tan & Motani 2020, section 3.3)."""
-    count = count_globally(count_kept(kept), recipe, overrides)
-    floors = {name: floor_of(name, recipe, overrides) for name in kept}
-    return prune_smallest_above_floors(scores, kept, count, floors, generator)
+    floors = {name: budget.floor_of(name) for name in kept}
+    return prune_smallest_above_floors(scores, kept, sum(counts.values()), floors, generator)
+
+
+def by_row(
+    scores: Mapping[str, Tensor],
+    kept: Mapping[str, Tensor],
+    counts: Mapping[str, int],
+    budget: Budget,
+    generator: torch.Generator,
+) -> dict[str, Tensor]:
+    """Each output row of a layer loses the same k (Sun et al. 2024, section 3, comparison group per output)."""
+    pruned = {}
+    for name, count in counts.items():
+        rows = budget.num_rows(name)
+        shaped = scores[name].view(rows, -1), kept[name].view(rows, -1)
+        pruned[name] = prune_smallest_of_rows(*shaped, count // rows, generator).view_as(kept[name])
+    return pruned
+
+
+def n_of_m(
+    scores: Mapping[str, Tensor],
+    kept: Mapping[str, Tensor],
+    counts: Mapping[str, int],
+    budget: Budget,
+    generator: torch.Generator,
+) -> dict[str, Tensor]:
+    """Of every m weights that are neighbours along the inputs, n stay (Mishra et al. 2021; Zhou et al. 2021)."""
+    n, m = N_OF_M[budget.recipe.granularity]
+    pruned = {}
+    for name, mask in kept.items():
+        # (out, in, ...) -> (out, ..., in): the inputs of one position are neighbours.
+        moved = scores[name].movedim(1, -1), mask.movedim(1, -1)
+        groups = moved[0].reshape(-1, m), moved[1].reshape(-1, m)
+        done = prune_smallest_of_rows(*groups, m - n, generator)
+        pruned[name] = done.view(moved[1].shape).movedim(-1, 1).contiguous()
+    return pruned
 
 
 def count_kept(kept: Mapping[str, Tensor]) -> dict[str, int]:
     return {name: int(mask.sum()) for name, mask in kept.items()}
 
 
-SCOPES: dict[str, Scope] = {"layerwise": layerwise, "global": globally}
+SCOPES: dict[str, Scope] = {"layerwise": layerwise, "global": globally, "row": by_row, "erk": layerwise}
+
+
+def scope_of(budget: Budget) -> Scope:
+    return n_of_m if budget.recipe.granularity in N_OF_M else SCOPES[budget.recipe.scope.kind]

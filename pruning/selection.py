@@ -13,7 +13,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from pruning.recipe import AccuracyFloor, Section
+from pruning.recipe import AccuracyFloor
+from pruning.training_options import Section
 
 Select = Literal["smallest_passing", "best", "last"]
 

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from pruning import recipe
 from pruning.data import Dataset, Split, preprocessor
 from pruning.masks import apply_masks
 from pruning.randomness import generator, global_stream
 from pruning.schedules import RecipeRefused
+from pruning.training_options import Optimizer, Preprocessing, Training
 
 Metrics = dict[str, float]
 Progress = Callable[[int, int], None]
@@ -58,7 +58,7 @@ def train(
     model: nn.Module,
     masks: Mapping[str, Tensor],
     dataset: Dataset,
-    training: recipe.Training,
+    training: Training,
     *,
     seed: int,
     epoch_offset: int = 0,
@@ -120,7 +120,7 @@ def train(
     return Trained(step, {"step": best_step, "metrics": best}, evaluate_seconds)
 
 
-def evaluate(model: nn.Module, split: Split, preprocessing: recipe.Preprocessing) -> Metrics:
+def evaluate(model: nn.Module, split: Split, preprocessing: Preprocessing) -> Metrics:
     """{"accuracy": fraction of examples, "loss": mean cross-entropy in nats}, in evaluation mode."""
     prepare = preprocessor(preprocessing, split.inputs, split.device)
     # Large batches, in bounded memory: about a million input numbers at a time.
@@ -148,7 +148,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def steps_of(training: recipe.Training, num_examples: int, model: nn.Module) -> int:
+def steps_of(training: Training, num_examples: int, model: nn.Module) -> int:
     """Optimiser steps of one round, if nothing stops it early."""
     if training.steps is not None:
         return training.steps
@@ -156,12 +156,12 @@ def steps_of(training: recipe.Training, num_examples: int, model: nn.Module) -> 
     return training.epochs * steps_per_epoch(training, num_examples, model)
 
 
-def epochs_of(training: recipe.Training, num_examples: int, model: nn.Module) -> int:
+def epochs_of(training: Training, num_examples: int, model: nn.Module) -> int:
     """Epochs that one round's training takes its data order from, the last one perhaps in part."""
     return math.ceil(steps_of(training, num_examples, model) / steps_per_epoch(training, num_examples, model))
 
 
-def steps_per_epoch(training: recipe.Training, num_examples: int, model: nn.Module) -> int:
+def steps_per_epoch(training: Training, num_examples: int, model: nn.Module) -> int:
     """Batches of an epoch; a last batch of one example is dropped where batch-norm would normalise it to nothing."""
     full, rest = divmod(num_examples, training.batch_size)
     smallest = 2 if _has_batch_norm(model) else 1
@@ -174,7 +174,7 @@ def steps_per_epoch(training: recipe.Training, num_examples: int, model: nn.Modu
 
 
 def _batches(
-    split: Split, training: recipe.Training, model: nn.Module, seed: int, first_epoch: int
+    split: Split, training: Training, model: nn.Module, seed: int, first_epoch: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Endless. Inputs stay as stored (uint8) until their batch is gathered. The order is drawn on the CPU."""
     prepare = preprocessor(training.preprocessing, split.inputs, split.device)
@@ -193,17 +193,17 @@ def _has_batch_norm(model: nn.Module) -> bool:
     return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
 
 
-def _adam(parameters: Iterable[nn.Parameter], options: recipe.Optimizer) -> torch.optim.Optimizer:
+def _adam(parameters: Iterable[nn.Parameter], options: Optimizer) -> torch.optim.Optimizer:
     return torch.optim.Adam(parameters, lr=options.lr, weight_decay=options.weight_decay, fused=True)
 
 
-def _sgd(parameters: Iterable[nn.Parameter], options: recipe.Optimizer) -> torch.optim.Optimizer:
+def _sgd(parameters: Iterable[nn.Parameter], options: Optimizer) -> torch.optim.Optimizer:
     return torch.optim.SGD(
         parameters, lr=options.lr, momentum=options.momentum, weight_decay=options.weight_decay, fused=True
     )
 
 
-OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter], recipe.Optimizer], torch.optim.Optimizer]] = {
+OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter], Optimizer], torch.optim.Optimizer]] = {
     "adam": _adam,
     "sgd": _sgd,
 }

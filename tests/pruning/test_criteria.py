@@ -7,7 +7,7 @@ from torch import nn
 from pruning.criteria import CRITERIA, Evidence
 from pruning.data import Split
 from pruning.randomness import generator
-from pruning.recipe import Preprocessing
+from pruning.training_options import Preprocessing
 from pruning.unit_flow import find_units
 
 

@@ -34,7 +34,7 @@ def test_what_is_given_goes_over_the_strategys_row() -> None:
         ({"strategy": "dropnet", "granularity": "weight"}, "scores units, not single weights"),
         (
             {"strategy": "dropnet", "scope": {"overrides": {"fc1": {"rate": 0.5}}}},
-            "no meaning where all layers compete",
+            "no meaning where all layers share",
         ),
         ({"strategy": "dropnet", "stop": {"rounds": None, "accuracy_floor": None}}, "nothing would end the job"),
         ({"strategy": "dropnet", "stop": {"accuracy_floor": {"factor": 0.9, "value": 0.9}}}, "not both"),

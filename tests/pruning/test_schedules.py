@@ -2,18 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from pruning.budgets import Budget, count_to_prune, resolve_overrides
 from pruning.recipe import LayerOverride, Recipe, Scope
-from pruning.schedules import (
-    LayerSize,
-    RecipeRefused,
-    count_globally,
-    count_to_prune,
-    counts_by_layer,
-    layer_sizes,
-    plan,
-    resolve_overrides,
-    target_sparsity,
-)
+from pruning.schedules import LayerSize, RecipeRefused, layer_sizes, plan
 
 LENET = [LayerSize("fc1", 235_200), LayerSize("fc2", 30_000), LayerSize("fc3", 1_000, is_output=True)]
 
@@ -32,9 +23,7 @@ def test_plan_of_the_paper(make_recipe) -> None:
     rounds = plan(LENET, recipe)
     assert rounds[1].remaining == {"fc1": 188_160, "fc2": 24_000, "fc3": 900}
     assert [round(100 * (1 - rounds[n].sparsity), 1) for n in (0, 3, 7, 9, 15)] == [100, 51.3, 21.1, 13.5, 3.6]
-    assert target_sparsity(LENET, recipe, resolve_overrides(recipe.scope, LENET), 1) == pytest.approx(
-        rounds[1].sparsity
-    )
+    assert Budget.of(recipe, LENET).target(1) == pytest.approx(rounds[1].sparsity)
 
 
 def test_plan_ends_at_the_first_round_that_meets_the_target(make_recipe) -> None:
@@ -67,10 +56,11 @@ def test_overrides_by_name_and_by_output(make_recipe) -> None:
 
 
 def test_floors_bound_what_goes(make_recipe) -> None:
-    recipe = make_recipe(granularity="unit", schedule={"fraction": 0.9})
-    overrides = {"a": LayerOverride(min_units=5), "b": LayerOverride()}
-    assert counts_by_layer({"a": 6, "b": 10}, recipe, overrides) == {"a": 1, "b": 9}
-    assert count_globally({"a": 6, "b": 10}, recipe, overrides) == 10
+    scope = {"kind": "layerwise", "overrides": {"a": {"min_units": 5}}}
+    recipe = make_recipe(granularity="unit", schedule={"fraction": 0.9}, scope=scope)
+    budget = Budget.of(recipe, [LayerSize("a", 6), LayerSize("b", 10)])
+    assert budget.by_layer({"a": 6, "b": 10}, 1) == {"a": 1, "b": 9}
+    assert budget.in_all({"a": 6, "b": 10}, 1) == 10
     with pytest.raises(RecipeRefused, match="fewer than min_units"):
         plan(
             [LayerSize("a", 3)],
@@ -122,4 +112,5 @@ def test_k_is_that_of_the_decimal_that_was_written(percent: int) -> None:
 
 def test_an_overrides_rate_is_a_decimal_too() -> None:
     recipe = Recipe.model_validate({"strategy": "lottery_ticket_reset", "schedule": {"fraction": 0.7}})
-    assert counts_by_layer({"fc": 10}, recipe, {"fc": LayerOverride(rate=0.5)}) == {"fc": 4}  # 3.5, rounded up
+    budget = Budget.of(recipe, [LayerSize("fc", 10, is_output=True)])  # whose rate is 0.5
+    assert budget.by_layer({"fc": 10}, 1) == {"fc": 4}  # 3.5, rounded up

@@ -11,10 +11,10 @@ from torch.nn.functional import cross_entropy
 from pruning import training as module
 from pruning.data import Dataset, Split, preprocessor, with_validation
 from pruning.formats.errors import FormatError
-from pruning.recipe import Preprocessing, Training
 from pruning.rewinding import snapshot
 from pruning.schedules import RecipeRefused
 from pruning.training import Diverged, evaluate, evaluating, steps_per_epoch, train
+from pruning.training_options import Preprocessing, Training
 
 OPTIMIZERS = [
     {"name": "adam", "lr": 0.05, "weight_decay": 0.1},
