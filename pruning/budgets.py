@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -144,6 +144,26 @@ class Budget:
             counts[name] = min(count, left - self.floor_of(name))
             count -= counts[name]
         return counts
+
+    def in_steps(
+        self, remaining: Mapping[str, int], counts: Mapping[str, int], num_steps: int
+    ) -> Iterator[dict[str, int]]:
+        """`counts` in parts that leave the same fraction of what remains each (Tanaka et al. 2020, algorithm 1)."""
+        if num_steps == 1 or self.recipe.granularity in N_OF_M:
+            yield dict(counts)
+            return
+        shares = {name: (remaining[name], counts[name], self.num_rows(name)) for name in counts}
+        if self.recipe.scope.kind == "global":
+            shares = {"all": (sum(remaining.values()), sum(counts.values()), 1)}
+        gone = dict.fromkeys(shares, 0)
+        for step in range(1, num_steps + 1):
+            part = {}
+            for name, (left, count, rows) in shares.items():
+                kept = (left // rows) * (1 - count / left) ** (step / num_steps)
+                until = count // rows if step == num_steps else min(count // rows, left // rows - math.ceil(kept))
+                part[name] = rows * (until - gone[name])
+                gone[name] = until
+            yield part
 
     def in_all(self, remaining: Mapping[str, int], number: int) -> int:
         """k of round `number` for the whole network: never more than can go."""

@@ -297,6 +297,11 @@ class Recipe(Section):
             )
         return self
 
+    @property
+    def needs_round_0(self) -> bool:
+        """Whether later rounds go back to round 0: to its weights at a step, or to what it has learnt."""
+        return self.between_rounds.step is not None or self.training.distillation is not None
+
     def to_json(self) -> dict[str, Any]:
         """The recipe in full, under its names on the wire."""
         return self.model_dump(mode="json", by_alias=True)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pruning.graph import LAYER_TYPES, canonical_names
 from pruning.inputs import blank_inputs
 from pruning.rewinding import restore
+from pruning.pruner import INVARIANTS
 from pruning.rounds import Round
 from pruning.training import evaluating
 
@@ -42,6 +43,8 @@ def round_report(round_: Round, model: nn.Module) -> dict[str, Any]:
         "latency_ms": latency_ms(model, input_shape),
         "steps": round_.steps,
         "seconds": round_.seconds,
+        "controls": round_.controls,
+        "invariants": list(INVARIANTS),
     }
     if round_.units is not None:
         report |= dataclasses.asdict(round_.units)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pruning.masks import Masks
@@ -37,6 +37,8 @@ class Round:
         metrics: {"train" | "validation" | "test": {"accuracy", "loss"}}; empty where untrained.
         early_stopping: {"step", "metrics"} of the least validation loss seen; None where untrained.
         seconds: {"prune", "train", "evaluate"}; `train` is without the evaluations on the way.
+        controls: by name, {"metrics", "early_stopping", "steps"} of what was trained beside the round.
+        optimizer: the optimiser's state after training, where the recipe keeps it; else None.
     """
 
     position: int
@@ -51,23 +53,34 @@ class Round:
     early_stopping: dict[str, Any] | None
     steps: int
     seconds: dict[str, float]
+    controls: dict[str, dict[str, Any]] = field(default_factory=dict)
+    optimizer: State | None = None
 
     @property
     def record(self) -> RoundRecord:
-        return RoundRecord(self.position, self.number, self.sparsity_actual, self.metrics.get("validation", {}))
+        validation = self.metrics.get("validation", {})
+        return RoundRecord(self.position, self.number, self.sparsity_actual, validation, sum(self.seconds.values()))
 
 
 @dataclass(frozen=True, eq=False)
 class Stored:
-    """What is needed of a stored round to go on from it: its `state` and `masks`, as they were."""
+    """What is needed of a stored round to go on from it, as it was.
+
+    Attributes:
+        ticket: needed of round 0 alone, where the recipe rewinds: unmasked, it is the weights to go back to.
+        optimizer: needed where the recipe keeps the optimiser's state.
+    """
 
     state: State
     masks: Masks
+    ticket: State | None = None
+    optimizer: State | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Resume:
-    """All rounds stored so far, in order, and how to load one by its position (the last, or the last that passed)."""
+    """All rounds stored so far, in order, and how to load one by its position: the last, the last that passed, and
+    round 0 where the recipe rewinds."""
 
     rounds: list[RoundRecord]
     load: Callable[[int], Stored]

@@ -6,6 +6,7 @@ Torch-free: the process that supervises the training decides with it.
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -43,13 +44,27 @@ class Gate(Section):
 class RoundRecord:
     """What choices read of a round. `position` counts entries; `number` is null for the unnumbered final entry.
 
-    `validation` maps metric names to values; it is empty for an untrained entry, which can pass nothing.
+    `validation` maps metric names to values; it is empty for an untrained entry, which can pass nothing. `seconds` is
+    what the entry took.
     """
 
     position: int
     number: int | None
     sparsity: float
     validation: dict[str, float]
+    seconds: float = 0.0
+
+
+def quality(round_: RoundRecord) -> float:
+    """What is better is more: the accuracy, or the negative loss where the task has none."""
+    validation = round_.validation
+    return validation["accuracy"] if "accuracy" in validation else -validation.get("loss", math.inf)
+
+
+def rounds_without_progress(rounds: Sequence[RoundRecord]) -> int:
+    """How many of the last rounds have brought no better validation metric than all before them."""
+    best = max(range(len(rounds)), key=lambda index: (quality(rounds[index]), -index))
+    return len(rounds) - 1 - best
 
 
 def passes_floor(round_: RoundRecord, dense: RoundRecord, floor: AccuracyFloor | None) -> bool:
@@ -106,5 +121,5 @@ def _choose(candidates: Sequence[RoundRecord], select: Select) -> RoundRecord:
     if select == "smallest_passing":
         return max(candidates, key=lambda r: (r.sparsity, r.position))
     if select == "best":
-        return max(candidates, key=lambda r: (r.validation.get("accuracy", 0.0), r.position))
+        return max(candidates, key=lambda r: (quality(r), r.position))
     return max(candidates, key=lambda r: r.position)

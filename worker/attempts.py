@@ -38,8 +38,9 @@ FORMATS = {
     "ticket": ("safetensors", "ticket.safetensors"),
     "sparse": ("safetensors.zst", "model.sparse.safetensors.zst"),
     "program": ("exported_program", "model.pt2"),
+    "optimizer": ("safetensors", "optimizer.safetensors"),
 }
-"""By artifact kind: format, and the name under which it is downloaded."""
+"""By artifact kind: format, and the name under which it is downloaded. The optimiser's state is for a resume alone."""
 
 
 class JobAttempt:
@@ -58,7 +59,10 @@ class JobAttempt:
             # A resume goes on from the last entry, and the final entry takes the masks of the last that passed.
             # That of the selected one may be written as a program at the end.
             passing = last_passing(records, self.recipe.stop.accuracy_floor)
-            for position in {records[-1].position, passing.position, self._select(records)[0].position}:
+            needed = {records[-1].position, passing.position, self._select(records)[0].position}
+            if self.recipe.needs_round_0:
+                needed.add(0)
+            for position in needed:
                 for kind, digest in self.lease.write(partial(self._digests, position)).items():
                     self.blobs.link(digest, self.folder.inputs / f"{position}.{kind}")
         return {
@@ -130,7 +134,7 @@ class JobAttempt:
 
     def _digests(self, position: int, session: Session) -> dict[str, str]:
         artifacts = jobs.stored_artifacts(session, self.job.id, position)
-        return {a.kind: a.blob_digest for a in artifacts if a.kind in ("model", "masks")}
+        return {a.kind: a.blob_digest for a in artifacts if a.kind in ("model", "masks", "ticket", "optimizer")}
 
     def _store_round(self, done: RoundDone) -> None:
         def record(blobs: dict[str, StoredBlob], session: Session) -> None:
@@ -242,4 +246,5 @@ def _store(
 
 def _record(row: Round) -> RoundRecord:
     validation = row.report["metrics"].get("validation", {})
-    return RoundRecord(row.position, row.number, row.sparsity, validation)
+    seconds = sum(row.report.get("seconds", {}).values())
+    return RoundRecord(row.position, row.number, row.sparsity, validation, seconds)

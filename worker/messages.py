@@ -39,6 +39,7 @@ class Metrics(Message):
     model_config = ConfigDict(extra="allow")
 
     metrics: dict[str, dict[str, Finite]]
+    seconds: dict[str, Finite] = Field(default_factory=dict, max_length=20)
 
 
 class RoundDone(Message):

@@ -130,7 +130,12 @@ class Runner:
             self._say(Exported(position=position, file="program.pt2"))
 
     def _load(self, position: int) -> Stored:
-        return Stored(read_state_dict(self.inputs / f"{position}.model"), read_masks(self.inputs / f"{position}.masks"))
+        ticket, optimizer = (
+            read_state_dict(path) if (path := self.inputs / f"{position}.{kind}").exists() else None
+            for kind in ("ticket", "optimizer")
+        )
+        state, masks = (self.inputs / f"{position}.{kind}" for kind in ("model", "masks"))
+        return Stored(read_state_dict(state), read_masks(masks), ticket, optimizer)
 
     def _announce(self, round_: Round, model: torch.nn.Module) -> None:
         names = {kind: f"{round_.position}.{kind}" for kind in ("model", "masks", "ticket", "sparse")}
@@ -139,6 +144,9 @@ class Runner:
         write_masks(paths["masks"], round_.masks)
         write_state(paths["ticket"], round_.ticket)
         write_sparse(paths["sparse"], round_.state, round_.masks)
+        if round_.optimizer is not None:
+            names["optimizer"] = f"{round_.position}.optimizer"
+            write_state(self.outputs / names["optimizer"], round_.optimizer)
         report = round_report(round_, model)
         report["size_bytes"] = {"dense": paths["model"].stat().st_size, "sparse": paths["sparse"].stat().st_size}
         self._say(

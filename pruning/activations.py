@@ -1,0 +1,74 @@
+# ruff: noqa: ARG001 (criteria share one signature)
+"""Criteria that score units by what they put out, over the whole training split, in one pass of the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from pruning.data import preprocessor
+from pruning.evidence import Evidence, Scores
+from pruning.graph import trace
+from pruning.training import evaluating
+from pruning.units import Slice
+
+BATCH = 256
+
+
+def activation(model: nn.Module, masks: Mapping[str, Tensor], evidence: Evidence) -> Scores:
+    """s(node) = 1/N sum over all N training samples of |a|; of a filter, a is averaged over its positions as well.
+
+    Tan & Motani 2020, section 3.2. a is the value after the activation function and before pooling. Where several
+    layers have a unit in common, s is the mean over all of the unit's activations.
+    """
+    return _mean_over_training(model, evidence, torch.abs)
+
+
+def apoz(model: nn.Module, masks: Mapping[str, Tensor], evidence: Evidence) -> Scores:
+    """s(node) = 1 - APoZ, the fraction of samples (and positions) where a is not zero.
+
+    Hu et al. 2016 (Network Trimming), equation 1, turned so that low scores are pruned.
+    """
+    return _mean_over_training(model, evidence, lambda a: (a != 0).to(a.dtype))
+
+
+def _mean_over_training(model: nn.Module, evidence: Evidence, measure: Callable[[Tensor], Tensor]) -> Scores:
+    train = evidence.train
+    prepare = preprocessor(evidence.preprocessing, train.inputs, train.device)
+    with evaluating(model), torch.no_grad():
+        meter = _Meter(trace(model), [a for group in evidence.groups for a in group.activations], measure)
+        for inputs in torch.split(train.inputs, BATCH):
+            meter.run(prepare(train.on_device(inputs)))
+    return {
+        group.name: torch.stack([meter.sums[a.name] for a in group.activations]).mean(0) / len(train)
+        for group in evidence.groups
+    }
+
+
+class _Meter(fx.Interpreter):
+    """Runs the graph; sums measure(a) over examples, and averages it over positions, at the given nodes.
+
+    A running sum needs no memory that grows with the data, and sees a value before a later operation overwrites it.
+    """
+
+    def __init__(
+        self, graph_module: fx.GraphModule, activations: Sequence[Slice], measure: Callable[[Tensor], Tensor]
+    ) -> None:
+        super().__init__(graph_module)
+        self.watched = {a.name: a for a in activations}
+        self.measure = measure
+        self.sums: dict[str, Tensor] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if n.name in self.watched:
+            a = self.watched[n.name]
+            positions = [dim for dim in range(1, value.dim()) if dim != a.dim]
+            measured = self.measure(value)
+            per_example = measured.mean(positions) if positions else measured
+            per_unit = per_example.double().sum(0).view(-1, a.span).mean(1)
+            self.sums[n.name] = self.sums[n.name] + per_unit if n.name in self.sums else per_unit
+        return value

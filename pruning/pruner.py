@@ -1,0 +1,116 @@
+"""What goes in a round: the model scored, exactly k of least score taken away, the result checked."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from pruning.budgets import RecipeRefused
+from pruning.connectivity import check_connected
+from pruning.criteria import CRITERIA
+from pruning.evidence import Evidence
+from pruning.granularity import what_competes
+from pruning.masks import MaskError, Masks, apply_masks, check_masks
+from pruning.randomness import generator, global_stream
+from pruning.recipe import Recipe
+from pruning.rewinding import restore
+from pruning.rounds import Stored, UnitCounts
+from pruning.scopes import count_kept, scope_of
+from pruning.trainer import Trainer
+from pruning.units import kept_units
+
+INVARIANTS = (
+    "exactly k pruned",
+    "masks only shrink",
+    "no layer is empty",
+    "the network is connected",
+    "pruned weights are zero after training",
+)
+"""Checked at run time in every round; a report says so."""
+
+
+class Pruner:
+    """
+    Raises:
+        UntraceableError: the model cannot be followed as a graph.
+        RecipeRefused: the recipe cannot do on this model what it asks for.
+    """
+
+    def __init__(self, trainer: Trainer, recipe: Recipe) -> None:
+        self._trainer, self._recipe = trainer, recipe
+        self._competition = what_competes(trainer.model, trainer.example, recipe)
+        self.budget = self._competition.budget
+        self.dense_masks = self._competition.everything()
+        if recipe.criterion.name == "synflow" and not trainer.example.is_floating_point():
+            raise RecipeRefused(
+                ("criterion", "name"), "synflow sends ones through the model, which takes tokens; use snip"
+            )
+
+    def take_up(self, stored: Stored) -> Stored:
+        """Set the model to a round's state. Its masks come back without the further names of tied weights."""
+        restore(self._trainer.model, stored.state)
+        masks = self._competition.masks(self._competition.kept(stored.masks))
+        return Stored(stored.state, masks, stored.ticket, stored.optimizer)
+
+    def prune(self, masks: Masks, number: int) -> Masks:
+        """Masks without the k of least score, of the model as it is or, for criteria at the start, as it first was.
+
+        Raises:
+            MaskError: the result breaks an invariant.
+        """
+        recipe, budget = self._recipe, self.budget
+        criterion = CRITERIA[recipe.criterion.name]
+        draws, ties = (generator(recipe.seed, purpose, number) for purpose in ("criterion", "ties"))
+        evidence = Evidence(
+            self._trainer.dataset.train, recipe.training.preprocessing, self._competition.groups, generator=draws
+        )
+        model = self._first(masks) if criterion.at_start else self._trainer.model
+        kept = self._competition.kept(masks)
+        before = count_kept(kept)
+        counts = budget.counts(before, number)
+        for part in budget.in_steps(before, counts, criterion.iterations):
+            with global_stream(recipe.seed, "criterion", number, device=self._trainer.device):
+                found = criterion.score(model, self._competition.masks(kept), evidence)
+            scores = self._competition.scores({key: score.cpu() for key, score in found.items()}, recipe.criterion.name)
+            if recipe.criterion.keep == "low":
+                scores = {layer: -score for layer, score in scores.items()}
+            kept = scope_of(budget)(scores, kept, part, budget, ties)
+        pruned = self._competition.masks(kept)
+        if sum(before.values()) - sum(count_kept(kept).values()) != sum(counts.values()):
+            raise MaskError(f"round {number} was to prune {sum(counts.values())} and pruned another number")
+        check_masks(pruned, masks)
+        check_connected(self._trainer.model, pruned, self._trainer.example)
+        return pruned
+
+    def _first(self, masks: Masks) -> nn.Module:
+        model = copy.deepcopy(self._trainer.model)
+        restore(model, self._trainer.origins.initial)
+        apply_masks(dict(model.named_parameters()), masks)
+        return model
+
+    def is_exhausted(self, masks: Masks, before: Masks) -> bool:
+        """Nothing went, and never will again. Other schedules than a fraction may rest for a round."""
+        return self._recipe.schedule.kind == "fraction" and self.sparsity(masks) == self.sparsity(before)
+
+    def sparsity(self, masks: Masks) -> float:
+        return 1 - sum(count_kept(self._competition.kept(masks)).values()) / self.budget.size
+
+    def unit_counts(self, masks: Masks) -> UnitCounts | None:
+        groups = self._competition.groups
+        if not groups:
+            return None
+        unit_masks = self._competition.kept(masks)
+        num_kept = sum(count_kept(unit_masks).values())
+        return UnitCounts(self.budget.size, num_kept, kept_units(unit_masks, groups))
+
+    def random_masks(self, masks: Masks, number: int) -> Masks:
+        """As many of every layer at random positions: a control (Frankle et al. 2021, random pruning layer by layer)."""
+        draws = generator(self._recipe.seed, "random masks", number)
+        kept = self._competition.kept(masks)
+        return self._competition.masks({name: _shuffled(mask, draws) for name, mask in kept.items()})
+
+
+def _shuffled(mask: Tensor, draws: torch.Generator) -> Tensor:
+    return mask.flatten()[torch.randperm(mask.numel(), generator=draws)].view_as(mask)

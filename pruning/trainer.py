@@ -1,0 +1,221 @@
+"""One entry of a job: train under the masks, evaluate, take down everything, train the controls beside it."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from pruning.data import Dataset, place, preprocessor, with_validation
+from pruning.graph import under_every_name
+from pruning.learning_rates import Rate, rate_of
+from pruning.masks import MaskError, Masks, apply_masks
+from pruning.recipe import Recipe
+from pruning.rewinding import REWINDS, Origins, State, reinit, restore, snapshot
+from pruning.rounds import Round, Stored
+from pruning.schedules import most_rounds
+from pruning.selection import RoundRecord
+from pruning.training import Diverged, Metrics, Trained, epochs_of, evaluate, train
+
+if TYPE_CHECKING:
+    from pruning.pruner import Pruner
+
+RoundProgress = Callable[[int | None, int, int], None]
+"""progress(number, step, steps); the number is None for the final entry."""
+
+
+class Trainer:
+    """What stays the same from round to round, and the one model that does not."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        dataset: Dataset,
+        recipe: Recipe,
+        progress: RoundProgress | None,
+        device: torch.device,
+    ) -> None:
+        self.model = copy.deepcopy(model).to(device)
+        self.device = device
+        self.origins = Origins(snapshot(model), None, recipe.seed)
+        self.dataset = place(with_validation(dataset, recipe.seed), device)
+        examples = self.dataset.train.on_device(self.dataset.train.inputs[:2])
+        self.example = preprocessor(recipe.training.preprocessing, examples)(examples)
+        self._recipe, self._progress = recipe, progress
+        self._teacher: nn.Module | None = None
+
+    def learn_origins(self, load: Callable[[int], Stored]) -> None:
+        """On a resume: what rounds after round 0 need of it."""
+        if self._recipe.needs_round_0:
+            self._keep_round_0(load(0))
+
+    def _keep_round_0(self, dense: Stored) -> None:
+        if self._recipe.between_rounds.step is not None:
+            self.origins = Origins(self.origins.initial, dense.ticket, self._recipe.seed)
+        if self._recipe.training.distillation is not None:
+            self._teacher = copy.deepcopy(self.model)
+            restore(self._teacher, dense.state)
+            self._teacher.eval()
+
+    def numbered_round(
+        self, number: int, masks: Masks, before: Stored | None, pruner: Pruner, prune_seconds: float
+    ) -> Round:
+        """The model carries the weights to begin from. `before`: the round before, None for round 0."""
+        continues = self._recipe.between_rounds.weights == "continue"
+        epochs_before = number * self._epochs_per_round if continues else 0
+        optimizer = before.optimizer if before else None
+        started = time.perf_counter()
+        apply_masks(dict(self.model.named_parameters()), masks)
+        trained = self._train(masks, number, epochs_before, optimizer)
+        if number == 0 and self._recipe.between_rounds.step is not None:
+            self.origins = Origins(self.origins.initial, trained.kept, self._recipe.seed)
+        round_ = self._taken_down(number, number, masks, number, trained, pruner, started, prune_seconds)
+        if number == 0 and self._recipe.needs_round_0:
+            self._keep_round_0(Stored(round_.state, masks, round_.ticket))
+        return round_ if number == 0 else self._with_controls(round_, masks, pruner)
+
+    def final_round(self, position: int, masks: Masks, chosen: RoundRecord, pruner: Pruner) -> Round:
+        """The chosen round's masks, on the weights that the model was given for it."""
+        assert chosen.number is not None
+        epochs_before = 0
+        if self._recipe.finally_.weights == "none":
+            continues = self._recipe.between_rounds.weights == "continue"
+            epochs_before = (chosen.number + 1 if continues else 1) * self._epochs_per_round
+        started = time.perf_counter()
+        apply_masks(dict(self.model.named_parameters()), masks)
+        trained = self._train(masks, None, epochs_before) if self._recipe.finally_.train else None
+        return self._taken_down(position, None, masks, chosen.number, trained, pruner, started, 0.0)
+
+    def _taken_down(
+        self,
+        position: int,
+        number: int | None,
+        masks: Masks,
+        masks_number: int,
+        trained: Trained | None,
+        pruner: Pruner,
+        started: float,
+        prune_seconds: float,
+    ) -> Round:
+        """Everything of the entry as it is now; evaluated, unless it is untrained."""
+        trained_at = time.perf_counter()
+        metrics = self._evaluate() if trained else {}
+        evaluate_seconds = trained.evaluate_seconds if trained else 0.0
+        self._check_zeros(masks)
+        all_masks = under_every_name(masks, self.model)
+        return Round(
+            position=position,
+            number=number,
+            sparsity_target=pruner.budget.target(masks_number),
+            sparsity_actual=pruner.sparsity(masks),
+            state=snapshot(self.model),
+            masks=all_masks,
+            ticket=_masked(self.origins.ticket, all_masks),
+            units=pruner.unit_counts(masks),
+            metrics=metrics,
+            early_stopping=trained.early_stopping if trained else None,
+            steps=trained.steps if trained else 0,
+            seconds={
+                "prune": prune_seconds,
+                "train": trained_at - started - evaluate_seconds,
+                "evaluate": time.perf_counter() - trained_at + evaluate_seconds,
+            },
+            optimizer=trained.optimizer_state if trained else None,
+        )
+
+    def _train(
+        self, masks: Masks, number: int | None, epochs_before: int, optimizer: State | None = None, quiet: bool = False
+    ) -> Trained:
+        first_step, rate = self._pace(number)
+        between = self._recipe.between_rounds
+        try:
+            return train(
+                self.model,
+                masks,
+                self.dataset,
+                self._recipe.training,
+                seed=self._recipe.seed,
+                epoch_offset=epochs_before,
+                first_step=first_step,
+                rate=rate,
+                optimizer_state=optimizer,
+                keep_optimizer_state=between.optimizer_state == "keep" and number is not None,
+                keep_step=between.step if number == 0 else None,
+                teacher=self._teacher,
+                progress=self._tell(number, quiet),
+            )
+        except Diverged as diverged:
+            diverged.number = number
+            raise
+
+    def _tell(self, number: int | None, quiet: bool) -> Callable[[int, int], None] | None:
+        """Of a control nothing is told but that it still runs: its round's steps are done."""
+        if self._progress is None:
+            return None
+        tell = partial(self._progress, number)
+        return (lambda _step, steps: tell(steps, steps)) if quiet else tell
+
+    def _pace(self, number: int | None) -> tuple[int, Rate | None]:
+        """(the step that a round's training begins with, the learning rate's factor; None: the recipe's own)."""
+        between, rate = self._recipe.between_rounds, rate_of(self._recipe.training.learning_rate)
+        if between.learning_rate == "continue" and number is not None:
+            num_rounds = most_rounds(self._recipe) + 1
+            return 0, lambda step, steps: rate(number * steps + step, num_rounds * steps)
+        if not number:
+            return 0, None  # round 0, or the final entry, which begins anew
+        if between.learning_rate == "constant":
+            return 0, lambda _step, steps: rate(steps - 1, steps)
+        return (between.step or 0 if between.learning_rate == "rewind" else 0), None
+
+    def _with_controls(self, round_: Round, masks: Masks, pruner: Pruner) -> Round:
+        """Trained with the round's own budget and data order; the model is then what it was."""
+        number = round_.number
+        assert number is not None
+        for name in self._recipe.controls:
+            started = time.perf_counter()
+            if name == "random_reinit":
+                under = masks
+                reinit(self.model, self.origins, number)
+            else:
+                under = pruner.random_masks(masks, number)
+                REWINDS["rewind" if self._recipe.between_rounds.weights == "rewind" else "reset"](
+                    self.model, self.origins, number
+                )
+            apply_masks(dict(self.model.named_parameters()), under)
+            trained = self._train(under, number, 0, quiet=True)
+            round_.controls[name] = {
+                "metrics": self._evaluate(),
+                "early_stopping": trained.early_stopping,
+                "steps": trained.steps,
+            }
+            round_.seconds[name] = time.perf_counter() - started
+        restore(self.model, round_.state)
+        return round_
+
+    def _evaluate(self) -> dict[str, Metrics]:
+        splits = {"train": self.dataset.train, "validation": self.dataset.validation, "test": self.dataset.test}
+        return {
+            name: evaluate(self.model, split, self._recipe.training.preprocessing)
+            for name, split in splits.items()
+            if split is not None
+        }
+
+    def _check_zeros(self, masks: Masks) -> None:
+        parameters = dict(self.model.named_parameters())
+        for name, mask in masks.items():
+            if bool(parameters[name].detach()[~mask.to(self.device)].any()):
+                raise MaskError(f"pruned weights of {name} came back to life in training")
+
+    @property
+    def _epochs_per_round(self) -> int:
+        return epochs_of(self._recipe.training, len(self.dataset.train), self.model)
+
+
+def _masked(state: State, masks: Masks) -> dict[str, Any]:
+    """A copy of `state` with its pruned entries zero."""
+    return {key: t.masked_fill(~masks[key], 0.0) if key in masks else t.clone() for key, t in state.items()}
