@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.functional import cross_entropy
 
+from pruning.evaluation import evaluating
 from pruning.formats.errors import FormatError
 from pruning.graph import Layer, UntraceableError, canonical_names, find_layers, output_layers, trace_with_shapes
 from pruning.inputs import input_dtype, noise, takes_whole_numbers
 from pruning.randomness import generator, global_stream
-from pruning.training import evaluating
 from pruning.unit_flow import find_units
 
 SMOKE_BATCHES = (2, 3)

@@ -27,8 +27,8 @@ def generator(seed: int, *names: str | int) -> torch.Generator:
 
 
 @contextmanager
-def global_stream(seed: int, *names: str | int, device: torch.device = CPU) -> Iterator[None]:
-    """Torch's global generators, from which dropout draws, on the named stream; put back afterwards.
+def global_generators(device: torch.device = CPU) -> Iterator[list[torch.Generator]]:
+    """Torch's global generators, from which dropout draws, to be seeded at will; put back afterwards.
 
     The CPU's, and that of `device` where it is a CUDA device (with an index). Others are left alone.
     """
@@ -37,9 +37,16 @@ def global_stream(seed: int, *names: str | int, device: torch.device = CPU) -> I
         generators.append(torch.cuda.default_generators[device.index])
     states = [generator.get_state() for generator in generators]
     try:
-        for generator in generators:
-            generator.manual_seed(derive_seed(seed, *names))
-        yield
+        yield generators
     finally:
         for generator, state in zip(generators, states, strict=True):
             generator.set_state(state)
+
+
+@contextmanager
+def global_stream(seed: int, *names: str | int, device: torch.device = CPU) -> Iterator[None]:
+    """Torch's global generators on the named stream; put back afterwards."""
+    with global_generators(device) as generators:
+        for generator in generators:
+            generator.manual_seed(derive_seed(seed, *names))
+        yield

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pruning.evaluation import evaluating
 from pruning.graph import LAYER_TYPES, canonical_names
 from pruning.inputs import blank_inputs
 from pruning.rewinding import restore
 from pruning.rounds import Round
-from pruning.training import evaluating
 
 
 def round_report(round_: Round, model: nn.Module) -> dict[str, Any]:

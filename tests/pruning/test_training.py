@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from pruning import training as module
+from pruning.batches import batches
 from pruning.data import Dataset, Split, preprocessor, with_validation
 from pruning.formats.errors import FormatError
 from pruning.rewinding import snapshot
@@ -60,9 +61,9 @@ def test_the_loop_is_the_plain_loop(optimizer, counting_toy, make_dataset) -> No
     plain = copy.deepcopy(counting_toy)
     options = {key: value for key, value in optimizer.items() if key != "name"}
     theirs = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[optimizer["name"]](plain.parameters(), **options)
-    batches = module._batches(dataset.train, recipe, plain, 0, 0)
+    there = batches(dataset.train, recipe, plain, 0)
     for _ in range(12):
-        inputs, targets = next(batches)
+        inputs, targets = next(there)
         theirs.zero_grad()
         cross_entropy(plain(inputs), targets).backward()
         theirs.step()
@@ -76,8 +77,8 @@ def test_the_order_of_an_epoch_comes_from_seed_and_epoch_alone(counting_toy, mak
     dataset, recipe = make_dataset(), plan()
 
     def order(seed: int, first: int, num_epochs: int) -> list[list[float]]:
-        batches = module._batches(dataset.train, recipe, counting_toy, seed, first)
-        return [next(batches)[0].flatten().tolist() for _ in range(3 * num_epochs)]
+        there = batches(dataset.train, recipe, counting_toy, seed, first)
+        return [next(there)[0].flatten().tolist() for _ in range(3 * num_epochs)]
 
     both = order(0, 0, 2)
     assert both[3:] == order(0, 1, 1)
