@@ -82,8 +82,8 @@ def _tokens(key: str, targets: Tensor, inputs: Tensor) -> Tensor:
         raise FormatError(
             key,
             f"has shape {tuple(targets.shape)} and dtype {targets.dtype}, as tokens to predict have, but the inputs "
-            f"are {tuple(inputs.shape)} {inputs.dtype}; give tokens for both, of one shape, or one label for each example, "
-            "(examples,), or convert 0 and 1 for several labels to uint8",
+            f"are {tuple(inputs.shape)} {inputs.dtype}; give tokens for both, of one shape, or one label for each "
+            "example, (examples,), or convert 0 and 1 for several labels to uint8",
         )
     targets = targets.long()
     told = targets[targets != IGNORED]
