@@ -25,7 +25,7 @@ from pruning.learning_rates import Rate, constant, rate_of
 from pruning.losses import LOSSES, Metrics, check_loss
 from pruning.masks import apply_masks
 from pruning.optimizers import OPTIMIZERS, OptimizerState, flat_state, restore_optimizer, set_rate
-from pruning.randomness import derive_seed, global_generators
+from pruning.randomness import global_streams
 from pruning.rewinding import State, snapshot
 from pruning.schedules import RecipeRefused
 from pruning.training_options import Training
@@ -132,7 +132,10 @@ def train(
     apply_masks(parameters, masks)
 
     device = dataset.train.device
-    with _memory_format(model, dataset.train, training), global_generators(device) as generators:
+    with (
+        _memory_format(model, dataset.train, training),
+        global_streams(seed, "dropout", epoch_offset, device=device) as draw_dropout_of,
+    ):
         trained = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
         optimizer = OPTIMIZERS[training.optimizer.name](trained.values(), training.optimizer)
         restore_optimizer(optimizer, trained, optimizer_state or {})
@@ -145,9 +148,7 @@ def train(
         model.train()
         there = batches(dataset.train, training, model, seed, epoch_offset, first_step)
         for step, (inputs, targets) in enumerate(there, first_step + 1):
-            drawn = derive_seed(seed, "dropout", epoch_offset, step)
-            for generator in generators:
-                generator.manual_seed(drawn)
+            draw_dropout_of(step)
             if rate is not constant:
                 set_rate(optimizer, training.optimizer, rate(step - 1, num_steps))
             loss = loss_of(inputs, targets)

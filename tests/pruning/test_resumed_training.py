@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from pruning import randomness
 from pruning.learning_rates import rate_of
 from pruning.optimizers import OPTIMIZERS, flat_state, restore_optimizer
 from pruning.rewinding import restore, snapshot
@@ -96,6 +97,17 @@ def test_taken_up_at_a_step_equals_uninterrupted(optimizer, schedule, extras, to
         restore(fresh, at_once.kept)
         train(fresh, MASKS, images, recipe, seed=1, epoch_offset=4, first_step=7)
         assert not same_bits(snapshot(fresh), snapshot(whole)), "the optimiser's state matters"
+
+
+def test_only_a_network_that_draws_is_seeded_at_every_step(toy_conv, images, monkeypatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(randomness, "derive_seed", lambda *names: asked.append(names[-1]) or len(asked))
+    train(copy.deepcopy(toy_conv), {}, images, plan(steps=6), seed=0)
+    assert [number for number in asked if number > 0][-6:] == [1, 2, 3, 4, 5, 6]
+    toy_conv.dropout.p = 0.0
+    asked.clear()
+    train(toy_conv, {}, images, plan(steps=6), seed=0)
+    assert max(asked) == 2
 
 
 def test_evaluations_keep_to_the_steps_of_the_round(toy_conv, images) -> None:
