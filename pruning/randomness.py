@@ -67,10 +67,10 @@ def global_streams(seed: int, *names: str | int, device: torch.device = CPU) -> 
 
         def begin(step: int) -> None:
             nonlocal first, draws
-            if draws is False:
-                return
             if draws is None and first is not None:
                 draws = any(not torch.equal(g.get_state(), state) for g, state in zip(generators, first, strict=True))
+            if draws is False:
+                return
             for generator in generators:
                 generator.manual_seed(derive_seed(seed, *names, step))
             first = first or [generator.get_state() for generator in generators]
