@@ -16,7 +16,7 @@ from api.schemas import JobRequest
 from api.validation import pointer
 from pruning.recipe import Recipe
 from pruning.schedules import PlannedRound, RecipeRefused, layer_sizes, plan
-from pruning.training_options import Preprocessing
+from pruning.training_options import LOSSES_OF_TASK, TASK_OF_LOSS, Augmentation, Preprocessing
 from store import listing
 from store.tables import Dataset, IntakeStatus, Model
 
@@ -83,17 +83,36 @@ def _check_fit(model: Model, model_report: Report, train: Report) -> None:
             + ("tokens; convert the inputs to int64" if takes_tokens else "no tokens; convert the inputs to float32"),
             param="/dataset",
         )
-    if train["num_classes"] > model_report["num_outputs"]:
+    _check_outputs(model, model_report, train)
+
+
+def _check_outputs(model: Model, model_report: Report, train: Report) -> None:
+    task, num_classes, num_outputs = _task(train), train["num_classes"], model_report["num_outputs"]
+    output_shape = model_report.get("output_shape") or [num_outputs]
+    if (task == "tokens") != (len(output_shape) == 2):
         raise Problem(
             "dataset_mismatch",
-            f"the labels go up to {train['num_classes'] - 1}, but the model has {model_report['num_outputs']} outputs; "
-            + (
-                f"export it with {train['num_classes']}"
-                if model.format == PROGRAM
-                else f"add the model again with num_classes={train['num_classes']}"
-            ),
+            f"the targets are for {task}, but the model has outputs of shape {output_shape} for an example; export it "
+            + ("with logits (batch, length, vocabulary)" if task == "tokens" else "with logits (batch, classes)"),
             param="/dataset",
         )
+    if task in ("classification", "tokens"):
+        fits, wanted, has = num_classes <= num_outputs, num_classes, f"the labels go up to {num_classes - 1}"
+    else:
+        wanted = (train["target_shape"] or [1])[0]
+        fits, has = wanted == num_outputs, f"an example has {wanted} targets"
+    if not fits:
+        again = "export it with " if model.format == PROGRAM else "add the model again with num_classes="
+        raise Problem(
+            "dataset_mismatch",
+            f"{has}, but the model has {num_outputs} outputs; {again}{wanted}",
+            param="/dataset",
+        )
+
+
+def _task(train: Report) -> str:
+    """Datasets that came in before there were tasks are of labels."""
+    return str(train.get("task", "classification"))
 
 
 def _check_training(recipe: Recipe, train: Report, has_validation: bool) -> None:
@@ -117,6 +136,18 @@ def _check_training(recipe: Recipe, train: Report, has_validation: bool) -> None
         )
     if train.get("input_dtype") in _TOKENS and training.preprocessing != Preprocessing():
         raise _refused(("training", "preprocessing"), "the examples are tokens, which are not scaled; leave it out")
+    task = _task(train)
+    if training.loss not in LOSSES_OF_TASK[task]:
+        raise _refused(
+            ("training", "loss"),
+            f"{training.loss} is for {TASK_OF_LOSS[training.loss]} targets, those of the dataset are {task}; "
+            f"set it to {' or '.join(LOSSES_OF_TASK[task])}",
+        )
+    if training.augmentation != Augmentation() and len(train["input_shape"]) != 3:
+        raise _refused(
+            ("training", "augmentation"),
+            f"examples of shape {train['input_shape']} are no images (channels, height, width); leave it out",
+        )
     for field in ("mean", "std"):
         values = getattr(training.preprocessing, field)
         if isinstance(values, list) and len(values) != train["input_shape"][0]:

@@ -37,7 +37,10 @@ class ModelDocument(BaseModel):
     num_parameters: Reported[int | None] = Field(description="prunable weights; null until ready")
     num_parameters_total: Reported[int | None] = Field(description="with biases and all")
     num_prunable: Reported[int | None] = Field(description="prunable layers")
-    num_outputs: Reported[int | None]
+    num_outputs: Reported[int | None] = Field(description="the last number of output_shape")
+    output_shape: Reported[list[int] | None] = Field(
+        description="for one example: [outputs], or [length, vocabulary] for tokens"
+    )
     input_dtype: Reported[str | None] = Field(description="float32, or int64 for tokens")
     output_layer: Reported[str | None] = Field(description="the last layer; a recipe may prune it less")
     layers: Reported[list[Json] | None] = Field(
@@ -59,7 +62,9 @@ class DatasetDocument(BaseModel):
     format: str
     size_bytes: int | None
     sha256: str
-    splits: Reported[Json | None] = Field(description="by name: num_examples, input_shape, num_classes, ...")
+    splits: Reported[Json | None] = Field(
+        description="by name: num_examples, input_shape, task, target_shape, num_classes, ..."
+    )
     error: Failure | None
     created_at: datetime
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,10 +15,15 @@ from pruning.randomness import generator
 from pruning.schedules import RecipeRefused
 from pruning.training_options import Preprocessing
 
+Task = Literal["classification", "multi_label", "regression", "tokens"]
+
 
 @dataclass(frozen=True)
 class Split:
-    """`inputs` (n, ...) as stored: uint8, floating point, or int64 tokens; `targets` (n,) int64 class numbers.
+    """`inputs` (n, ...) as stored: uint8, floating point, or int64 tokens; `targets` by task (`task_of`).
+
+    classification: (n,) int64 class numbers. multi_label: (n, classes) of 0 and 1, uint8 or floating point.
+    regression: (n,) or (n, outputs) floating point. tokens: (n, length) int64, -100 where nothing is to be predicted.
 
     Targets lie where the model computes; inputs, too, unless they are too large (`place`).
     """
@@ -48,14 +54,31 @@ class Dataset:
     train: Split
     validation: Split | None
     test: Split | None
-    num_classes: int
+    num_classes: int | None
+    """None for regression; for tokens, the least vocabulary that has all targets."""
+
+    @property
+    def task(self) -> Task:
+        """What the targets of all splits state; of numbers that only here and there are all 0 or 1, regression."""
+        tasks = {task_of(split) for split in (self.train, self.validation, self.test) if split is not None}
+        return "regression" if len(tasks) > 1 else tasks.pop()
+
+
+def task_of(split: Split) -> Task:
+    """What there is to learn, read from dtype and shape of the targets, and whether they are all 0 or 1."""
+    targets = split.targets
+    if targets.dtype == torch.int64:
+        return "classification" if targets.dim() == 1 else "tokens"
+    if targets.dim() == 2 and bool(((targets == 0) | (targets == 1)).all()):
+        return "multi_label"
+    return "regression"
 
 
 def with_validation(dataset: Dataset, seed: int) -> Dataset:
-    """The dataset, with 10% of train held out for validation where it has none: stratified, chosen by the seed.
+    """The dataset, with 10% of train held out for validation where it has none: chosen by the seed, class by class.
 
     Every tenth example of the shuffled examples in the order of their classes, so each class gives its tenth to
-    within one example.
+    within one example. Where examples have no class (any other task), every tenth of the shuffled ones.
 
     Raises:
         FormatError: train is too small to give anything away.
@@ -68,9 +91,10 @@ def with_validation(dataset: Dataset, seed: int) -> Dataset:
             "validation.inputs", f"{len(train)} examples are too few to hold out 10%; give a split for it"
         )
     shuffled = torch.randperm(len(train), generator=generator(seed, "validation"))
-    by_class = shuffled[train.targets[shuffled].argsort(stable=True)]
+    if task_of(train) == "classification":
+        shuffled = shuffled[train.targets[shuffled].argsort(stable=True)]
     held_out = torch.zeros(len(train), dtype=torch.bool)
-    held_out[by_class[5::10]] = True
+    held_out[shuffled[5::10]] = True
     return replace(
         dataset,
         train=train.take((~held_out).nonzero().flatten()),

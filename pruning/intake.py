@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.functional import cross_entropy
 
+from pruning.evaluation import evaluating
 from pruning.formats.errors import FormatError
 from pruning.graph import Layer, UntraceableError, canonical_names, find_layers, output_layers, trace_with_shapes
 from pruning.inputs import input_dtype, noise, takes_whole_numbers
 from pruning.randomness import generator, global_stream
-from pruning.training import evaluating
 from pruning.unit_flow import find_units
 
 SMOKE_BATCHES = (2, 3)
@@ -31,11 +31,11 @@ def inspect_model(module: nn.Module, input_shape: Sequence[int]) -> dict[str, An
 
     Returns:
         num_parameters (prunable weights), num_parameters_total (with biases and all), num_prunable (layers), layers,
-        others, input_shape, input_dtype, output_layer (a path), num_outputs, smoke_test (what was tried, and its
-        loss). A layer has name, type, shape (of its weight), num_weights, num_units, prunable (the granularities),
-        reason (why not by every one, else None), is_output, and group: the layer under whose name its units are pruned
-        and counted, None where they are not prunable. `others` are the parameters that are never pruned, biases of
-        layers aside: name, shape, num_weights, reason.
+        others, input_shape, input_dtype, output_layer (a path), output_shape (of one example's outputs), num_outputs
+        (its last number), smoke_test (what was tried, and its loss). A layer has name, type, shape (of its weight),
+        num_weights, num_units, prunable (the granularities), reason (why not by every one, else None), is_output, and
+        group: the layer under whose name its units are pruned and counted, None where they are not prunable. `others`
+        are the parameters that are never pruned, biases of layers aside: name, shape, num_weights, reason.
 
     Raises:
         FormatError: the model cannot be followed as a graph, or fails the smoke test.
@@ -136,8 +136,8 @@ def smoke_test(module: nn.Module, input_shape: Sequence[int]) -> dict[str, Any]:
     """Evaluate at two batch sizes, twice, and train one step on noise. Modifies the module.
 
     Returns:
-        num_outputs, and smoke_test: batch_sizes, deterministic (always true: else it is refused), train_loss (in nats,
-        of the one step).
+        num_outputs, output_shape, and smoke_test: batch_sizes, deterministic (always true: else it is refused),
+        train_loss (in nats, of the one step).
 
     Raises:
         FormatError: saying what failed.
@@ -146,12 +146,16 @@ def smoke_test(module: nn.Module, input_shape: Sequence[int]) -> dict[str, Any]:
     with evaluating(module), torch.no_grad():
         outputs = {batch: _run(module, inputs[:batch]) for batch in SMOKE_BATCHES}
         again = _run(module, inputs)
+    shape = outputs[2].shape[1:]
+    # One row of logits an example or, where an example is a line of tokens, one for each of them.
+    fits = len(shape) == 1 or (takes_whole_numbers(module) and len(shape) == 2 and shape[:1] == tuple(input_shape))
     for batch, output in outputs.items():
-        if output.dim() != 2 or output.shape != (batch, outputs[2].shape[-1]):
+        if not fits or output.shape != (batch, *shape):
+            tokens = ", or (batch, length, vocabulary) for tokens," if takes_whole_numbers(module) else ""
             raise FormatError(
                 "model",
                 f"gives outputs of shape {tuple(output.shape)} for a batch of {batch}; "
-                "it must give (batch, classes) logits for any batch size",
+                f"it must give (batch, classes) logits{tokens} for any batch size",
             )
     if not bool(torch.isfinite(again).all()):
         raise FormatError("model", "gives NaN or infinity on standard normal noise; check its weights")
@@ -159,7 +163,7 @@ def smoke_test(module: nn.Module, input_shape: Sequence[int]) -> dict[str, Any]:
         raise FormatError("model", "gives other outputs when evaluated again; it must be deterministic in eval mode")
     loss = _train_one_step(module, inputs)
     tried = {"batch_sizes": list(SMOKE_BATCHES), "deterministic": True, "train_loss": loss}
-    return {"num_outputs": again.shape[1], "smoke_test": tried}
+    return {"num_outputs": shape[-1], "output_shape": list(shape), "smoke_test": tried}
 
 
 def _run(module: nn.Module, inputs: Tensor) -> Tensor:
@@ -181,7 +185,8 @@ def _train_one_step(module: nn.Module, inputs: Tensor) -> float:
         )
     optimizer = torch.optim.SGD(trained, lr=1e-3)
     with global_stream(0, "smoke test"):
-        loss = cross_entropy(_run(module, inputs), torch.zeros(len(inputs), dtype=torch.int64))
+        logits = _run(module, inputs).flatten(0, -2)
+        loss = cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64))
         try:
             loss.backward()  # type: ignore[no-untyped-call]
         except RuntimeError as error:

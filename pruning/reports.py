@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pruning.evaluation import evaluating
 from pruning.graph import LAYER_TYPES, canonical_names
 from pruning.inputs import blank_inputs
 from pruning.rewinding import restore
 from pruning.pruner import INVARIANTS
 from pruning.rounds import Round
-from pruning.training import evaluating
 
 
 def round_report(round_: Round, model: nn.Module) -> dict[str, Any]:

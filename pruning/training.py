@@ -1,31 +1,49 @@
 """The fast loop: the dataset is a tensor, the optimiser is fused, masks cost one product after each step.
 
-No DataLoader: its Python per example costs more than the arithmetic of a small network. The process that calls this
-sets the number of threads and `torch.set_flush_denormal`, which hold for all of it. The model is where the dataset's
-targets are; nothing waits for that device but an evaluation.
+The process that calls this sets the number of threads and `torch.set_flush_denormal`, which hold for all of it. The
+model is where the dataset's targets are; nothing waits for that device but an evaluation.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import count
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
-from pruning.data import Dataset, Split, preprocessor
+from pruning.batch_norm import recalibrate_batch_norm
+from pruning.batches import batches, epochs_of, steps_of, steps_per_epoch
+from pruning.data import Dataset, Split
+from pruning.evaluation import evaluate, evaluating
+from pruning.graph import under_every_name
+from pruning.learning_rates import Rate, constant, rate_of
+from pruning.losses import LOSSES, Metrics, check_loss
 from pruning.masks import apply_masks
-from pruning.randomness import generator, global_stream
+from pruning.optimizers import OPTIMIZERS, OptimizerState, flat_state, restore_optimizer, set_rate
+from pruning.randomness import global_streams
+from pruning.rewinding import State, snapshot
 from pruning.schedules import RecipeRefused
-from pruning.training_options import Optimizer, Preprocessing, Training
+from pruning.training_options import Training
 
-Metrics = dict[str, float]
+__all__ = [
+    "Diverged",
+    "Metrics",
+    "OptimizerState",
+    "Progress",
+    "Trained",
+    "epochs_of",
+    "evaluate",
+    "evaluating",
+    "steps_of",
+    "steps_per_epoch",
+    "train",
+]
+
 Progress = Callable[[int, int], None]
 """progress(step, steps). An exception that it raises ends the training: so does a caller stop or pause it."""
 
@@ -45,13 +63,22 @@ class Diverged(ArithmeticError):
         return f"the loss of {entry} is not finite at step {self.step}; lower training.optimizer.lr"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Trained:
-    """`early_stopping` is read afterwards: {"step", "metrics"} of the evaluation of least validation loss."""
+    """
+    Attributes:
+        steps: those done here, `first_step` and before not among them.
+        early_stopping: read afterwards: {"step", "metrics"} of the evaluation of least validation loss. Steps count
+            from the beginning of the round; the metrics are from before a recalibration of batch-norm.
+        kept: the state after `keep_step` steps of the round, pruned weights zero; None where that was not reached.
+        optimizer_state: None unless asked for.
+    """
 
     steps: int
     early_stopping: dict[str, Any]
     evaluate_seconds: float
+    kept: State | None = None
+    optimizer_state: OptimizerState | None = None
 
 
 def train(
@@ -62,6 +89,12 @@ def train(
     *,
     seed: int,
     epoch_offset: int = 0,
+    first_step: int = 0,
+    rate: Rate | None = None,
+    optimizer_state: Mapping[str, Tensor] | None = None,
+    keep_optimizer_state: bool = False,
+    teacher: nn.Module | None = None,
+    keep_step: int | None = None,
     progress: Progress | None = None,
 ) -> Trained:
     """Train `model` in place; masked weights are exactly zero after every step.
@@ -70,30 +103,55 @@ def train(
         masks: by parameter name; parameters without a mask train freely.
         dataset: with a validation split.
         epoch_offset: epochs these weights have trained before; the data order of epoch e comes from (seed, e) alone.
+        first_step: go on as if so many steps of this round were done: data order, learning rate, dropout and
+            evaluations are those of an uninterrupted training, whose bits this one's are if `optimizer_state` is given
+            (batch-norm's statistics are in the model). Patience and the least loss begin anew.
+        rate: (step, steps of the round) -> the learning rate's factor; left out, the recipe's schedule.
+        optimizer_state: what `Trained.optimizer_state` was; left out, a fresh optimiser.
+        teacher: of the recipe's distillation, in evaluation mode; without one, nothing is distilled.
+        keep_step: keep the state after so many steps of the round.
+        progress: progress(step, steps of the round), every ten steps.
 
     Raises:
         Diverged: a loss was not finite at an evaluation or at the end.
-        RecipeRefused: batches of one example, and batch-norm.
+        RecipeRefused: batches of one example, and batch-norm; the loss, augmentation or memory format does not fit the
+            dataset or the model; `first_step` lies behind the end.
     """
     assert dataset.validation is not None
-    parameters = dict(model.named_parameters())
-    apply_masks(parameters, masks)
-    optimizer = OPTIMIZERS[training.optimizer.name](
-        [p for p in parameters.values() if p.requires_grad], training.optimizer
-    )
-    pruned = [name for name, mask in masks.items() if not bool(mask.all())]
-    weights = [parameters[name].detach() for name in pruned]
-    factors = [masks[name].to(parameters[name]) for name in pruned]
-
+    check_loss(training.loss, dataset)
     num_steps = steps_of(training, len(dataset.train), model)
+    if first_step >= num_steps:
+        raise RecipeRefused(
+            ("between_rounds", "step"), f"step {first_step} lies behind the {num_steps} steps of a round; lower it"
+        )
     evaluate_every = training.evaluate_every_steps or steps_per_epoch(training, len(dataset.train), model)
     patience = training.early_stopping.patience if training.early_stopping else math.inf
     best_step, best, since_best, evaluate_seconds = 0, {"loss": math.inf}, 0, 0.0
+    rate = rate or rate_of(training.learning_rate)
+    parameters = dict(model.named_parameters())
+    apply_masks(parameters, masks)
 
-    with global_stream(seed, "dropout", epoch_offset, device=dataset.train.device):
+    device = dataset.train.device
+    with (
+        _memory_format(model, dataset.train, training),
+        global_streams(seed, "dropout", epoch_offset, device=device) as draw_dropout_of,
+    ):
+        trained = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
+        optimizer = OPTIMIZERS[training.optimizer.name](trained.values(), training.optimizer)
+        restore_optimizer(optimizer, trained, optimizer_state or {})
+        pruned = [name for name, mask in masks.items() if not bool(mask.all())]
+        weights = [parameters[name].detach() for name in pruned]
+        factors = [torch.empty_like(parameters[name]).detach().copy_(masks[name]) for name in pruned]
+        loss_of = _objective(model, training, teacher, device)
+        kept = _kept(model, masks) if keep_step == first_step else None
+
         model.train()
-        for step, (inputs, targets) in enumerate(_batches(dataset.train, training, model, seed, epoch_offset), 1):
-            loss = cross_entropy(model(inputs), targets)
+        there = batches(dataset.train, training, model, seed, epoch_offset, first_step)
+        for step, (inputs, targets) in enumerate(there, first_step + 1):
+            draw_dropout_of(step)
+            if rate is not constant:
+                set_rate(optimizer, training.optimizer, rate(step - 1, num_steps))
+            loss = loss_of(inputs, targets)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -101,9 +159,11 @@ def train(
                 # Momentum, weight decay and Adam's state revive a weight whose gradient alone is masked.
                 torch._foreach_mul_(weights, factors)
 
+            if step == keep_step:
+                kept = _kept(model, masks)
             if step % evaluate_every == 0 or step == num_steps:
                 started = time.perf_counter()
-                metrics = evaluate(model, dataset.validation, training.preprocessing)
+                metrics = evaluate(model, dataset.validation, training.preprocessing, training.loss)
                 evaluate_seconds += time.perf_counter() - started
                 if not (math.isfinite(loss.item()) and math.isfinite(metrics["loss"])):
                     raise Diverged(step)
@@ -115,95 +175,71 @@ def train(
             if step == num_steps or since_best >= patience:
                 break
 
-    optimizer.zero_grad()
+        optimizer.zero_grad()
+        slots = flat_state(optimizer, trained) if keep_optimizer_state else None
+        if training.recalibrate_batch_norm:
+            recalibrate_batch_norm(model, dataset.train, training, seed, epoch_offset)
+
     apply_masks(parameters, masks)  # a negative weight times zero is -0.0; what is stored is +0.0
-    return Trained(step, {"step": best_step, "metrics": best}, evaluate_seconds)
+    return Trained(step - first_step, {"step": best_step, "metrics": best}, evaluate_seconds, kept, slots)
 
 
-def evaluate(model: nn.Module, split: Split, preprocessing: Preprocessing) -> Metrics:
-    """{"accuracy": fraction of examples, "loss": mean cross-entropy in nats}, in evaluation mode."""
-    prepare = preprocessor(preprocessing, split.inputs, split.device)
-    # Large batches, in bounded memory: about a million input numbers at a time.
-    batch_size = max(64, min(4096, (1 << 20) // max(1, split.inputs[0].numel())))
-    correct, loss = (torch.zeros((), dtype=dtype, device=split.device) for dtype in (torch.int64, torch.float64))
-    with evaluating(model), torch.no_grad():
-        for inputs, targets in zip(
-            torch.split(split.inputs, batch_size), torch.split(split.targets, batch_size), strict=True
-        ):
-            logits = model(prepare(split.on_device(inputs)))
-            loss += cross_entropy(logits, targets, reduction="sum")
-            correct += (logits.argmax(1) == targets).sum()
-    return {"accuracy": int(correct) / len(split), "loss": float(loss) / len(split)}
+def _objective(
+    model: nn.Module, training: Training, teacher: nn.Module | None, device: torch.device
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """(inputs, targets) -> the loss that is minimised; what the recipe does not ask for costs nothing."""
+    row, smoothing, distillation = LOSSES[training.loss], training.label_smoothing, training.distillation
+
+    def forward(network: nn.Module, inputs: Tensor) -> Tensor:
+        if training.precision == "float32":
+            outputs: Tensor = network(inputs)
+            return outputs
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            outputs = network(inputs)
+        return outputs.float()  # losses are in float32
+
+    if distillation is None or teacher is None:
+        return lambda inputs, targets: row.training(forward(model, inputs), targets, smoothing)
+    weight, temperature, guide = distillation.weight, distillation.temperature, teacher
+
+    def distilled(inputs: Tensor, targets: Tensor) -> Tensor:
+        with torch.no_grad():
+            told = forward(guide, inputs)
+        outputs = forward(model, inputs)
+        taught = row.distillation(outputs, told, targets, temperature)
+        return (1 - weight) * row.training(outputs, targets, smoothing) + weight * taught
+
+    return distilled
+
+
+def _kept(model: nn.Module, masks: Mapping[str, Tensor]) -> State:
+    state = {key: tensor.contiguous() for key, tensor in snapshot(model).items()}
+    apply_masks(state, under_every_name(dict(masks), model))
+    return state
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode; each module gets its own mode back."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+def _memory_format(model: nn.Module, split: Split, training: Training) -> Iterator[None]:
+    """The model channels last where the recipe says so and examples are images; contiguous again afterwards."""
+    if not training.channels_last or split.inputs.dim() != 4:
+        yield
+        return
+    images = [tensor for tensor in (*model.parameters(), *model.buffers()) if tensor.dim() == 4]
     try:
+        _lay_out(images, torch.channels_last)
+        inputs, _ = next(batches(split, training, model, seed=0))
+        try:
+            with evaluating(model), torch.no_grad():
+                model(inputs[:2])
+        except RuntimeError as error:
+            raise RecipeRefused(
+                ("training", "channels_last"), f"the model needs contiguous images ({error}); leave it out"
+            ) from error
         yield
     finally:
-        for module, mode in modes:
-            module.training = mode
+        _lay_out(images, torch.contiguous_format)
 
 
-def steps_of(training: Training, num_examples: int, model: nn.Module) -> int:
-    """Optimiser steps of one round, if nothing stops it early."""
-    if training.steps is not None:
-        return training.steps
-    assert training.epochs is not None
-    return training.epochs * steps_per_epoch(training, num_examples, model)
-
-
-def epochs_of(training: Training, num_examples: int, model: nn.Module) -> int:
-    """Epochs that one round's training takes its data order from, the last one perhaps in part."""
-    return math.ceil(steps_of(training, num_examples, model) / steps_per_epoch(training, num_examples, model))
-
-
-def steps_per_epoch(training: Training, num_examples: int, model: nn.Module) -> int:
-    """Batches of an epoch; a last batch of one example is dropped where batch-norm would normalise it to nothing."""
-    full, rest = divmod(num_examples, training.batch_size)
-    smallest = 2 if _has_batch_norm(model) else 1
-    steps = (full if training.batch_size >= smallest else 0) + (rest >= smallest)
-    if steps == 0:
-        raise RecipeRefused(
-            ("training", "batch_size"), "batch-norm cannot train on a batch of one example; raise it to 2 or more"
-        )
-    return steps
-
-
-def _batches(
-    split: Split, training: Training, model: nn.Module, seed: int, first_epoch: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless. Inputs stay as stored (uint8) until their batch is gathered. The order is drawn on the CPU."""
-    prepare = preprocessor(training.preprocessing, split.inputs, split.device)
-    num_batches = steps_per_epoch(training, len(split), model)
-    for epoch in count(first_epoch):
-        order = torch.randperm(len(split), generator=generator(seed, "data order", epoch))
-        there, here = (
-            torch.split(order.to(part.device), training.batch_size) for part in (split.inputs, split.targets)
-        )
-        for chosen, same in zip(there[:num_batches], here, strict=False):
-            inputs = split.on_device(split.inputs.index_select(0, chosen))
-            yield prepare(inputs), split.targets.index_select(0, same)
-
-
-def _has_batch_norm(model: nn.Module) -> bool:
-    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
-
-
-def _adam(parameters: Iterable[nn.Parameter], options: Optimizer) -> torch.optim.Optimizer:
-    return torch.optim.Adam(parameters, lr=options.lr, weight_decay=options.weight_decay, fused=True)
-
-
-def _sgd(parameters: Iterable[nn.Parameter], options: Optimizer) -> torch.optim.Optimizer:
-    return torch.optim.SGD(
-        parameters, lr=options.lr, momentum=options.momentum, weight_decay=options.weight_decay, fused=True
-    )
-
-
-OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter], Optimizer], torch.optim.Optimizer]] = {
-    "adam": _adam,
-    "sgd": _sgd,
-}
+def _lay_out(tensors: list[Tensor], memory_format: torch.memory_format) -> None:
+    for tensor in tensors:
+        tensor.data = tensor.data.contiguous(memory_format=memory_format)

@@ -7,6 +7,19 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+LossName = Literal["cross_entropy", "binary_cross_entropy", "mse", "next_token"]
+
+LOSSES_OF_TASK: dict[str, tuple[LossName, ...]] = {
+    "classification": ("cross_entropy",),
+    "multi_label": ("binary_cross_entropy", "mse"),
+    "regression": ("mse",),
+    "tokens": ("next_token",),
+}
+"""The losses that a dataset's task allows, the first the likeliest. The task is read from the targets: see
+`pruning.data.task_of`."""
+
+TASK_OF_LOSS: dict[str, str] = {loss: task for task, losses in LOSSES_OF_TASK.items() for loss in losses}
+
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_by_name=True, validate_by_alias=True)
@@ -34,8 +47,8 @@ class LearningRate(Section):
     """A factor on the optimiser's `lr`, by step t of the T steps of a round.
 
     constant: 1; step: `factor` at each of `milestones` (fractions of T); cosine: (1 + cos(pi t / T)) / 2; one_cycle: up
-    from 1/25 over the first 30%, down to 1/250000 by cosines (Smith & Topin 2018). `warmup_steps` rises before it from
-    0 to 1, linearly.
+    from 1/25 over the first 30%, down to 1/250000 by cosines (Smith & Topin 2018). All are multiplied by
+    min(1, t / warmup_steps), where warm-up steps are given.
     """
 
     kind: Literal["constant", "step", "cosine", "one_cycle"] = "constant"
@@ -91,7 +104,9 @@ class Augmentation(Section):
 class Distillation(Section):
     """loss = (1 - weight) * loss + weight * T^2 * KL(teacher || student), both softened by T (Hinton et al. 2015).
 
-    The teacher is the trained dense network of round 0, in evaluation mode.
+    The teacher is the trained dense network of round 0, in evaluation mode. KL is the mean over examples (next_token:
+    over tokens; binary_cross_entropy: over labels, each a coin). mse takes the mean squared difference for
+    T^2 * KL, and no temperature.
     """
 
     weight: float = Field(0.5, gt=0, le=1)
@@ -106,8 +121,8 @@ class Training(Section):
     batch_size: int = Field(ge=1, le=65_536)
     optimizer: Optimizer
     learning_rate: LearningRate = Field(default_factory=LearningRate)
-    loss: Literal["cross_entropy"] = "cross_entropy"
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    loss: LossName = Field("cross_entropy", description="fits the dataset's targets: see LOSSES_OF_TASK")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="in training only; every evaluation is without")
     evaluate_every_steps: int | None = Field(None, ge=1, description="null: once an epoch")
     early_stopping: EarlyStopping | None = None
     preprocessing: Preprocessing = Field(default_factory=Preprocessing)
@@ -129,4 +144,6 @@ class Training(Section):
             raise PydanticCustomError(
                 "warmup_too_long", "learning_rate.warmup_steps leaves no step to train; lower it below steps"
             )
+        if self.label_smoothing and self.loss == "mse":
+            raise PydanticCustomError("smoothing_of_labels", "mse has no labels to smooth; leave label_smoothing out")
         return self

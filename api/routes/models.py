@@ -165,6 +165,7 @@ def _document(row: Model, size_bytes: int | None) -> ModelDocument:
         num_parameters_total=report.get("num_parameters_total"),
         num_prunable=report.get("num_prunable"),
         num_outputs=report.get("num_outputs"),
+        output_shape=report.get("output_shape"),
         input_dtype=report.get("input_dtype"),
         output_layer=report.get("output_layer"),
         layers=report.get("layers"),

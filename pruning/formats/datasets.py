@@ -5,6 +5,7 @@ from __future__ import annotations
 import zipfile
 import zlib
 from collections.abc import Mapping
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -16,12 +17,12 @@ from numpy.lib import format as npy
 from safetensors import SafetensorError
 from torch import Tensor
 
-from pruning.data import Dataset, Split
+from pruning.data import Dataset, Split, Task
 from pruning.formats.errors import FormatError
+from pruning.formats.targets import read_targets
 
 SPLITS = ("train", "validation", "test")
 INPUT_DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int32, torch.int64)
-MAX_CLASSES = 100_000
 MAX_NPZ_BYTES = 8 << 30
 
 _DAMAGED = (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, OSError, RuntimeError, ValueError)
@@ -30,6 +31,8 @@ _DAMAGED = (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, OSErr
 
 def read_dataset(path: Path, format: Literal["npz", "safetensors"], max_npz_bytes: int = MAX_NPZ_BYTES) -> Dataset:
     """Read and check a dataset; a safetensors file stays memory-mapped. float64 inputs become float32, int32 int64.
+
+    What targets may be is `pruning.formats.targets`; what they are decides the dataset's task.
 
     Args:
         max_npz_bytes: the most that the arrays of an npz file may take, uncompressed.
@@ -40,8 +43,13 @@ def read_dataset(path: Path, format: Literal["npz", "safetensors"], max_npz_byte
     tensors = _read_npz(path, max_npz_bytes) if format == "npz" else _read_safetensors(path)
     _check_keys(tensors)
     splits = {name: _read_split(name, tensors) for name in SPLITS if f"{name}.inputs" in tensors}
+    _check_alike(splits)
+    dataset = Dataset(splits["train"], splits.get("validation"), splits.get("test"), None)
+    return replace(dataset, num_classes=_num_classes(dataset.task, splits))
+
+
+def _check_alike(splits: Mapping[str, Split]) -> None:
     train = splits["train"]
-    num_classes = int(train.targets.max()) + 1
     for name, split in splits.items():
         if split.inputs.shape[1:] != train.inputs.shape[1:]:
             raise FormatError(
@@ -54,30 +62,68 @@ def read_dataset(path: Path, format: Literal["npz", "safetensors"], max_npz_byte
                 f"{name}.inputs",
                 f"has dtype {split.inputs.dtype}, train {train.inputs.dtype}; give all splits one dtype",
             )
+        if split.targets.dtype != train.targets.dtype or split.targets.shape[1:] != train.targets.shape[1:]:
+            raise FormatError(
+                f"{name}.targets",
+                f"is {split.targets.dtype} of shape {tuple(split.targets.shape[1:])} an example, train "
+                f"{train.targets.dtype} of {tuple(train.targets.shape[1:])}; give all splits one kind of targets",
+            )
+
+
+def _num_classes(task: Task, splits: Mapping[str, Split]) -> int | None:
+    train = splits["train"].targets
+    if task == "regression":
+        return None
+    if task == "multi_label":
+        return train.shape[1]
+    if task == "tokens":
+        return max(int(split.targets.max()) for split in splits.values()) + 1
+    num_classes = int(train.max()) + 1
+    for name, split in splits.items():
         if int(split.targets.max()) >= num_classes:
             raise FormatError(
                 f"{name}.targets",
                 f"has label {int(split.targets.max())}, but the labels of train end at {num_classes - 1}; "
                 "train must have every class",
             )
-    return Dataset(train, splits.get("validation"), splits.get("test"), num_classes)
+    return num_classes
 
 
 def describe(dataset: Dataset) -> dict[str, dict[str, Any]]:
-    """{"splits": {name: {num_examples, input_shape, input_dtype, num_classes, class_counts}}}, JSON-able."""
+    """{"splits": {name: {num_examples, input_shape, input_dtype, task, target_shape, target_dtype, num_classes,
+    class_counts}}}, JSON-able.
+
+    Shapes are of one example. `class_counts` has the examples of each class, for several labels those that have it;
+    null for numbers and tokens, as `num_classes` is for numbers. `target_dtype` is as it is held, not as it was given.
+    """
     splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
+    task = dataset.task
     described = {
         name: {
             "num_examples": len(split),
             "input_shape": list(split.inputs.shape[1:]),
             "input_dtype": str(split.inputs.dtype).removeprefix("torch."),
+            "task": task,
+            "target_shape": list(split.targets.shape[1:]),
+            "target_dtype": str(split.targets.dtype).removeprefix("torch."),
             "num_classes": dataset.num_classes,
-            "class_counts": torch.bincount(split.targets, minlength=dataset.num_classes).tolist(),
+            "class_counts": _class_counts(split, task, dataset.num_classes),
         }
         for name, split in splits.items()
         if split is not None
     }
     return {"splits": described}
+
+
+def _class_counts(split: Split, task: Task, num_classes: int | None) -> list[int] | None:
+    if task == "classification":
+        assert num_classes is not None
+        counts = torch.bincount(split.targets, minlength=num_classes)
+    elif task == "multi_label":
+        counts = (split.targets == 1).sum(0)
+    else:
+        return None
+    return [int(count) for count in counts]
 
 
 def _check_keys(tensors: Mapping[str, Tensor]) -> None:
@@ -95,16 +141,12 @@ def _check_keys(tensors: Mapping[str, Tensor]) -> None:
 def _read_split(name: str, tensors: Mapping[str, Tensor]) -> Split:
     inputs, targets = tensors[f"{name}.inputs"], tensors[f"{name}.targets"]
     _check_inputs(f"{name}.inputs", inputs)
-    _check_targets(f"{name}.targets", targets)
-    if len(inputs) != len(targets):
-        raise FormatError(
-            f"{name}.targets", f"has {len(targets)} labels for {len(inputs)} examples; give one label for each example"
-        )
+    targets = read_targets(f"{name}.targets", targets, inputs)
     if inputs.dtype == torch.float64:
         inputs = inputs.float()
     if inputs.dtype == torch.int32:
         inputs = inputs.long()
-    return Split(inputs, targets.long())
+    return Split(inputs, targets)
 
 
 def _check_inputs(key: str, inputs: Tensor) -> None:
@@ -120,17 +162,6 @@ def _check_inputs(key: str, inputs: Tensor) -> None:
             if not bool(finite.all()):
                 example = first + int((~finite).nonzero()[0])
                 raise FormatError(key, f"example {example} holds NaN or infinity; repair it or leave it out")
-
-
-def _check_targets(key: str, targets: Tensor) -> None:
-    if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
-        raise FormatError(key, f"has dtype {targets.dtype}; labels are whole numbers from 0, convert them to int64")
-    if targets.dim() != 1 or len(targets) == 0:
-        raise FormatError(key, f"has shape {tuple(targets.shape)}; give one label for each example, (examples,)")
-    # Through int64, whose range an unsigned 64-bit label can leave: it then shows as a negative one.
-    lowest, highest = int(targets.long().min()), int(targets.long().max())
-    if lowest < 0 or highest >= MAX_CLASSES:
-        raise FormatError(key, f"has labels from {lowest} to {highest}; number the classes from 0, below {MAX_CLASSES}")
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

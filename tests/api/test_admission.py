@@ -181,6 +181,55 @@ def test_datasets_that_do_not_fit(
             assert word in refuses(body, 422, "dataset_mismatch", "/dataset")["detail"]
 
 
+def test_losses_that_do_not_fit_the_targets(
+    client: TestClient, refuses: Refuses, bench: Any, body: dict[str, Any], subtests: pytest.Subtests
+) -> None:
+    flags = {"task": "multi_label", "target_shape": [10]}
+    numbers = {"task": "regression", "target_shape": [10], "num_classes": None}
+    tokens = {"task": "tokens", "target_shape": [8], "input_shape": [8], "input_dtype": "int64"}
+    line = {"input_shape": [8], "input_dtype": "int64", "output_shape": [8, 10]}
+    for model_changes, dataset_changes, wrong, remedy in [
+        ({}, {}, "mse", "cross_entropy"),
+        ({}, flags, "cross_entropy", "binary_cross_entropy or mse"),
+        ({}, flags, "next_token", "binary_cross_entropy"),
+        ({}, numbers, "binary_cross_entropy", "mse"),
+        (line, tokens, "cross_entropy", "next_token"),
+    ]:
+        with subtests.test(dataset=dataset_changes, loss=wrong):
+            body["model"] = bench.model(bench.model_report(**model_changes)).id
+            body["dataset"] = bench.dataset(bench.dataset_report(**dataset_changes)).id
+            refused = {**body, **recipe(training={"loss": wrong})}
+            problem = refuses(refused, 422, "recipe_refused", "/recipe/training/loss")
+            assert f"set it to {remedy}" in problem["detail"]
+            mended = {**body, **recipe(training={"loss": remedy.split(" ")[0]})}
+            assert client.post("/v1/jobs", json=mended).status_code == 201
+
+
+def test_outputs_that_do_not_fit_the_targets(
+    refuses: Refuses, bench: Any, body: dict[str, Any], subtests: pytest.Subtests
+) -> None:
+    tokens = {"task": "tokens", "target_shape": [8], "input_shape": [8], "input_dtype": "int64", "num_classes": 11}
+    line = {"input_shape": [8], "input_dtype": "int64"}
+    for model_changes, dataset_changes, word in [
+        ({}, {"task": "multi_label", "target_shape": [9], "num_classes": 9}, "num_classes=9"),
+        ({}, {"task": "regression", "target_shape": [], "num_classes": None}, "num_classes=1"),
+        (line, tokens, "(batch, length, vocabulary)"),
+        ({**line, "output_shape": [8, 10]}, tokens, "num_classes=11"),
+        ({**line, "output_shape": [8, 10]}, {**tokens, "task": "classification"}, "(batch, classes)"),
+    ]:
+        with subtests.test(model_changes=model_changes, dataset_changes=dataset_changes):
+            body["model"] = bench.model(bench.model_report(**model_changes)).id
+            body["dataset"] = bench.dataset(bench.dataset_report(**dataset_changes)).id
+            assert word in refuses(body, 422, "dataset_mismatch", "/dataset")["detail"]
+
+
+def test_augmentation_is_of_images(refuses: Refuses, bench: Any, body: dict[str, Any]) -> None:
+    body["model"] = bench.model(bench.model_report(input_shape=[64])).id
+    body["dataset"] = bench.dataset(bench.dataset_report(input_shape=[64])).id
+    augmented = {**body, **recipe(training={"augmentation": {"flip": True}})}
+    refuses(augmented, 422, "recipe_refused", "/recipe/training/augmentation")
+
+
 def test_fewer_classes_than_outputs_fit(client: TestClient, bench: Any, body: dict[str, Any]) -> None:
     body["dataset"] = bench.dataset(bench.dataset_report(num_classes=3)).id
     assert client.post("/v1/jobs", json=body).status_code == 201

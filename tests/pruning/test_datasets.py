@@ -45,6 +45,9 @@ def test_a_dataset_is_read_as_it_is_and_described(format, tmp_path) -> None:
         "num_examples": 2,
         "input_shape": [1, 2, 2],
         "input_dtype": "uint8",
+        "task": "classification",
+        "target_shape": [],
+        "target_dtype": "int64",
         "num_classes": 3,
         "class_counts": [1, 1, 0],
     }
@@ -70,7 +73,11 @@ REFUSED = {
     "negative": ({"train_targets": np.array([0, 1, 2, 0, 1, -1])}, "train.targets: has labels from -1"),
     "huge": ({"train_targets": np.array([0, 1, 2, 0, 1, 10**12])}, "train.targets: has labels from 0 to"),
     "unsigned": ({"train_targets": np.array([0, 1, 2, 0, 1, 2**64 - 1], np.uint64)}, "train.targets: has labels"),
-    "float labels": ({"train_targets": np.arange(6.0)}, "train.targets: has dtype torch.float64"),
+    "numbers and labels": ({"train_targets": np.arange(6.0)}, "test.targets: is torch.int64 of shape ()"),
+    "bool labels": ({"train_targets": np.arange(6) > 2}, "train.targets: has dtype torch.bool"),
+    "nan targets": ({"train_targets": np.array([0, np.nan, 0, 0, 0, 0])}, "train.targets: example 1 has NaN"),
+    "flags of 2": ({"train_targets": np.full((6, 2), 2, np.uint8)}, "train.targets: has the value 2"),
+    "cube": ({"train_targets": np.zeros((6, 2, 2))}, "train.targets: has shape (6, 2, 2)"),
     "one-hot": ({"train_targets": np.eye(6, dtype=np.int64)}, "train.targets: has shape"),
     "empty": ({"test_inputs": np.zeros((0, 1, 2, 2), np.uint8), "test_targets": np.zeros(0, np.int64)}, "test.inputs"),
     "new label": ({"test_targets": np.array([0, 3])}, "test.targets: has label 3"),
@@ -92,6 +99,55 @@ def test_refusals_name_the_key_and_the_remedy(changes, said, format, tmp_path) -
         read_dataset(path, format)
     assert str(caught.value).startswith(said)
     assert ";" in str(caught.value), "and the remedy"
+
+
+TOKENS = np.array([[0, 5, 2], [1, 7, -100]])
+TASKS = {
+    "one number": (np.zeros((2, 4), np.float32), np.array([0.5, 2.0]), "regression", [], None, None),
+    "numbers": (np.zeros((2, 4), np.float32), np.array([[0.5, 1], [0, 1]]), "regression", [2], None, None),
+    "flags": (np.zeros((2, 4), np.uint8), np.array([[0, 1], [1, 1]], np.uint8), "multi_label", [2], 2, [1, 2]),
+    "bool flags": (np.zeros((2, 4), np.uint8), np.array([[0, 1], [1, 1]], bool), "multi_label", [2], 2, [1, 2]),
+    "float flags": (np.zeros((2, 4), np.uint8), np.array([[0, 1], [1, 1.0]]), "multi_label", [2], 2, [1, 2]),
+    "tokens": (np.abs(TOKENS), TOKENS, "tokens", [3], 8, None),
+    "class of tokens": (np.abs(TOKENS), np.array([0, 1]), "classification", [], 2, [1, 1]),
+}
+
+
+@pytest.mark.parametrize("format", ["npz", "safetensors"])
+@pytest.mark.parametrize(("inputs", "targets", "task", "shape", "classes", "counts"), TASKS.values(), ids=TASKS)
+def test_targets_say_the_task(inputs, targets, task, shape, classes, counts, format, tmp_path) -> None:
+    path = tmp_path / f"data.{format}"
+    write(path, format, {"train.inputs": inputs, "train.targets": targets})
+    split = json.loads(json.dumps(describe(read_dataset(path, format))))["splits"]["train"]
+    assert (split["task"], split["target_shape"], split["num_classes"]) == (task, shape, classes)
+    assert split["class_counts"] == counts
+
+
+def test_numbers_that_only_here_are_all_0_or_1_are_numbers(tmp_path) -> None:
+    path = tmp_path / "data.npz"
+    inputs, flags = np.zeros((2, 4), np.float32), np.eye(2)
+    write(
+        path,
+        "npz",
+        {f"{s}.inputs": inputs for s in ("train", "test")} | {"train.targets": flags, "test.targets": flags / 2},
+    )
+    assert read_dataset(path, "npz").task == "regression"
+
+
+@pytest.mark.parametrize(
+    ("inputs", "targets", "said"),
+    [
+        (TOKENS[:, :2], TOKENS, "has shape"),
+        (np.abs(TOKENS), np.full((2, 3), -100), "is -100 throughout"),
+        (np.abs(TOKENS), TOKENS - 3, "has tokens from -"),
+        (np.abs(TOKENS), TOKENS + 10**7, "has tokens from"),
+    ],
+)
+def test_tokens_that_are_none(inputs, targets, said, tmp_path) -> None:
+    path = tmp_path / "data.npz"
+    write(path, "npz", {"train.inputs": inputs, "train.targets": targets})
+    with pytest.raises(FormatError, match=said):
+        read_dataset(path, "npz")
 
 
 def npz_of(members: dict[str, bytes]) -> bytes:

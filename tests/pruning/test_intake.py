@@ -22,6 +22,7 @@ def test_report_of_lenet_300_100() -> None:
         "num_prunable": 3,
         "output_layer": "fc3",
         "num_outputs": 10,
+        "output_shape": [10],
         "others": [],
         "input_shape": [1, 28, 28],
         "input_dtype": "float32",
@@ -115,6 +116,31 @@ def test_parameters_that_are_not_pruned_say_why() -> None:
     assert "recurrent" in reasons["lstm.weight_hh_l0"]
     assert reasons["unused.weight"] == reasons["unused.bias"] == "is not used in the forward pass"
     assert sum(other["num_weights"] for other in report["others"]) + 18 + 3 == report["num_parameters_total"]
+
+
+class NextToken(nn.Module):
+    input_dtype = torch.int64
+
+    def __init__(self, after=lambda x: x) -> None:
+        super().__init__()
+        self.embedding, self.hidden, self.fc = nn.Embedding(7, 4), nn.Linear(4, 5), nn.Linear(5, 7)
+        self.after = after
+
+    def forward(self, x):
+        return self.after(self.fc(torch.relu(self.hidden(self.embedding(x)))))
+
+
+def test_a_vocabulary_of_logits_for_every_token() -> None:
+    report = inspect_model(NextToken(), (5,))
+    assert (report["num_outputs"], report["output_shape"]) == (7, [5, 7])
+    assert report["output_layer"] == "fc"
+    with pytest.raises(FormatError, match="vocabulary"):
+        inspect_model(NextToken(lambda x: x[:, 1:]), (5,))
+
+
+def test_logits_for_every_row_of_numbers_are_refused() -> None:
+    with pytest.raises(FormatError, match=r"must give \(batch, classes\) logits for"):
+        inspect_model(nn.Sequential(nn.Linear(3, 2)), (4, 3))
 
 
 def test_tokens_are_smaller_than_every_embedding() -> None:

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from pruning import training as module
+from pruning.batches import batches
 from pruning.data import Dataset, Split, preprocessor, with_validation
 from pruning.formats.errors import FormatError
 from pruning.rewinding import snapshot
@@ -19,7 +20,10 @@ from pruning.training_options import Preprocessing, Training
 OPTIMIZERS = [
     {"name": "adam", "lr": 0.05, "weight_decay": 0.1},
     {"name": "sgd", "lr": 0.05, "momentum": 0.9, "weight_decay": 0.1},
+    {"name": "adamw", "lr": 0.05, "weight_decay": 0.5},
+    {"name": "sgd", "lr": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 0.1},
 ]
+IDS = ["adam", "sgd", "adamw", "nesterov"]
 
 
 def plan(**changes) -> Training:
@@ -29,7 +33,7 @@ def plan(**changes) -> Training:
     return Training.model_validate(given | changes)
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=["adam", "sgd"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=IDS)
 def test_pruned_weights_are_exactly_zero_after_every_step(optimizer, counting_toy, make_dataset) -> None:
     mask = torch.tensor([[True, False, True]] * 4)
     seen = []
@@ -50,7 +54,7 @@ def test_pruned_weights_end_as_positive_zeros(make_dataset) -> None:
     assert not torch.signbit(model.weight[:, 1:]).any()
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=["adam", "sgd"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=IDS)
 def test_the_loop_is_the_plain_loop(optimizer, counting_toy, make_dataset) -> None:
     """Without masks it computes what torch's own default optimiser computes on the same batches."""
     dataset, recipe = make_dataset(), plan(optimizer=optimizer)
@@ -59,10 +63,12 @@ def test_the_loop_is_the_plain_loop(optimizer, counting_toy, make_dataset) -> No
             p.mul_(0.05)
     plain = copy.deepcopy(counting_toy)
     options = {key: value for key, value in optimizer.items() if key != "name"}
-    theirs = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[optimizer["name"]](plain.parameters(), **options)
-    batches = module._batches(dataset.train, recipe, plain, 0, 0)
+    theirs = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[optimizer["name"]](
+        plain.parameters(), **options
+    )
+    there = batches(dataset.train, recipe, plain, 0)
     for _ in range(12):
-        inputs, targets = next(batches)
+        inputs, targets = next(there)
         theirs.zero_grad()
         cross_entropy(plain(inputs), targets).backward()
         theirs.step()
@@ -76,8 +82,8 @@ def test_the_order_of_an_epoch_comes_from_seed_and_epoch_alone(counting_toy, mak
     dataset, recipe = make_dataset(), plan()
 
     def order(seed: int, first: int, num_epochs: int) -> list[list[float]]:
-        batches = module._batches(dataset.train, recipe, counting_toy, seed, first)
-        return [next(batches)[0].flatten().tolist() for _ in range(3 * num_epochs)]
+        there = batches(dataset.train, recipe, counting_toy, seed, first)
+        return [next(there)[0].flatten().tolist() for _ in range(3 * num_epochs)]
 
     both = order(0, 0, 2)
     assert both[3:] == order(0, 1, 1)
