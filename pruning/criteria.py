@@ -160,12 +160,12 @@ def wanda(model: nn.Module, masks: Mapping[str, Tensor], evidence: Evidence) -> 
     return scores
 
 
-def _weights(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, nn.Parameter]:
+def _weights(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
     parameters = dict(model.named_parameters())
     return {name: parameters[name].requires_grad_(True) for name in masks}
 
 
-def _mean_gradients(model: nn.Module, weights: Iterable[nn.Parameter], evidence: Evidence) -> list[Tensor]:
+def _mean_gradients(model: nn.Module, weights: Iterable[Tensor], evidence: Evidence) -> list[Tensor]:
     weights = list(weights)
     sums, num_batches = [torch.zeros_like(weight) for weight in weights], 0
     for inputs, targets in evidence.sample():

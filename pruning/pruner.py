@@ -12,6 +12,7 @@ from pruning.connectivity import check_connected
 from pruning.criteria import CRITERIA
 from pruning.evidence import Evidence
 from pruning.granularity import what_competes
+from pruning.losses import LOSSES
 from pruning.masks import MaskError, Masks, apply_masks, check_masks
 from pruning.randomness import generator, global_stream
 from pruning.recipe import Recipe
@@ -64,7 +65,11 @@ class Pruner:
         criterion = CRITERIA[recipe.criterion.name]
         draws, ties = (generator(recipe.seed, purpose, number) for purpose in ("criterion", "ties"))
         evidence = Evidence(
-            self._trainer.dataset.train, recipe.training.preprocessing, self._competition.groups, generator=draws
+            self._trainer.dataset.train,
+            recipe.training.preprocessing,
+            self._competition.groups,
+            generator=draws,
+            loss_fn=lambda outputs, targets: LOSSES[recipe.training.loss].training(outputs, targets, 0.0),
         )
         model = self._first(masks) if criterion.at_start else self._trainer.model
         kept = self._competition.kept(masks)
@@ -106,7 +111,7 @@ class Pruner:
         return UnitCounts(self.budget.size, num_kept, kept_units(unit_masks, groups))
 
     def random_masks(self, masks: Masks, number: int) -> Masks:
-        """As many of every layer at random positions: a control (Frankle et al. 2021, random pruning layer by layer)."""
+        """As many of every layer at random positions: a control (Frankle et al. 2021)."""
         draws = generator(self._recipe.seed, "random masks", number)
         kept = self._competition.kept(masks)
         return self._competition.masks({name: _shuffled(mask, draws) for name, mask in kept.items()})

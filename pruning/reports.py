@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from pruning.evaluation import evaluating
 from pruning.graph import LAYER_TYPES, canonical_names
 from pruning.inputs import blank_inputs
-from pruning.rewinding import restore
 from pruning.pruner import INVARIANTS
+from pruning.rewinding import restore
 from pruning.rounds import Round
 
 
