@@ -59,7 +59,8 @@ class SandboxMissing(Exception):
 def limit(memory_bytes: int, file_bytes: int, cuda: bool = False) -> None:
     """Memory, the largest file, open files, no core dump. Out of memory is then an error of one job.
 
-    Memory is all address space; with CUDA, which reserves far more than there is, only what is private and writable.
+    Memory is all address space; with CUDA, which reserves far more than there is, only what is private and writable:
+    memory that is shared with nobody (anonymous, MAP_SHARED) then passes uncounted.
     """
     for what, most in (
         (resource.RLIMIT_DATA if cuda else resource.RLIMIT_AS, memory_bytes),
