@@ -9,12 +9,15 @@ import pytest
 import torch
 from elsewhere import ELSEWHERE, MixedDevices, another_device
 from test_iterative import BATCH, RECIPES, resumed, same_bits
+from torch import nn
 
+from pruning.criteria import CRITERIA, Evidence
 from pruning.data import Dataset, Split, place
 from pruning.iterative import Round, prune_iteratively
 from pruning.masks import Masks
 from pruning.randomness import global_stream
 from pruning.training import evaluate, train
+from pruning.unit_flow import find_units
 
 # The stand-in device is called "meta", whose tensors ignore copies; ours hold what is copied.
 pytestmark = pytest.mark.filterwarnings("ignore:for .* copying from a non-meta parameter")
@@ -46,12 +49,20 @@ def test_inputs_that_do_not_fit_follow_batch_by_batch(toy_conv, make_dataset, ma
     training = make_recipe(training={"epochs": 2, **BATCH, "preprocessing": {"mean": [0.1]}}).training
     mask: Masks = {"fc1.weight": torch.rand_like(toy_conv.fc1.weight) > 0.5}
     here = copy.deepcopy(toy_conv)
+    groups, _ = find_units(here, dataset.train.inputs[:2])
+
+    def activations(model: nn.Module, split: Split) -> dict[str, torch.Tensor]:
+        evidence = Evidence(split, training.preprocessing, groups, torch.Generator())
+        return {name: scores.cpu() for name, scores in CRITERIA["activation"](model, mask, evidence).items()}
+
     train(here, mask, dataset, training, seed=0)
     with another_device() as device:
         there = copy.deepcopy(toy_conv).to(device)
         streamed = Dataset(*(_targets_only(split, device) for split in (dataset.train, dataset.validation)), None, 3)
         train(there, mask, streamed, training, seed=0)
         metrics = evaluate(there, streamed.train, training.preprocessing)
+        scores = activations(there, streamed.train)
+    assert same_bits(scores, activations(here, dataset.train))
     assert metrics == evaluate(here, dataset.train, training.preprocessing)
     for ours, theirs in zip(there.parameters(), here.parameters(), strict=True):
         assert torch.equal(ours.held, theirs)
