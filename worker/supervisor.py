@@ -79,12 +79,13 @@ class Supervisor:
             match child.next_message(DEVICE_SECONDS):
                 case Started(determinism=found):
                     log.info("slot on CUDA device %s: %s", slot.cuda_device, found["model"])
+                    return
                 case None:
-                    raise NoDevice(f"CUDA device {slot.cuda_device} did not train a step in {DEVICE_SECONDS:g} s")
+                    reason = f"it did not train a step in {DEVICE_SECONDS:g} s"
                 case _:
-                    words = f"CUDA device {slot.cuda_device} cannot be used: {child.last_words()}"
-                    self.close()
-                    raise NoDevice(words)
+                    reason = child.last_words()
+        self.close()
+        raise NoDevice(f"CUDA device {slot.cuda_device} cannot be used: {reason}")
 
     def run_next(self, queue: str) -> None:
         """Serve a queue until nothing waits in it; return at once where another thread of this worker will.
