@@ -4,18 +4,26 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from pruning.recipe import Recipe
 from pruning.selection import Gate, Select
+from store.queue import INTAKE
 
 ArtifactKind = Literal["model", "masks", "ticket", "sparse", "program"]
+
+
+def _not_intake(name: str) -> str:
+    if name == INTAKE:
+        raise ValueError(f"{INTAKE} is the queue of uploads; name the pool otherwise")
+    return name
+
 
 _YEAR_SECONDS = 366 * 24 * 3600
 _NO_NUL = r"^[^\x00]*$"  # PostgreSQL stores no NUL in a text
 
 Reference = Annotated[str, StringConstraints(pattern=r"^[a-z]{2,4}_[0-9a-z]{1,32}$")]
-PoolName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,59}$")]
+PoolName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,59}$"), AfterValidator(_not_intake)]
 Seconds = Annotated[float, Field(gt=0, le=_YEAR_SECONDS)]
 MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=_NO_NUL)]
 MetadataValue = Annotated[str, StringConstraints(max_length=512, pattern=_NO_NUL)]

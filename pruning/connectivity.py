@@ -57,7 +57,7 @@ def _what_arrives(model: nn.Module, masks: Mapping[str, Tensor], ones: Tensor) -
         for name, parameter in model.named_parameters():
             parameter.fill_(0.0 if name.endswith("bias") else 1.0)
             if name in masks:
-                parameter.mul_(masks[name])
+                parameter.mul_(masks[name].to(parameter.device))
         for name, buffer in model.named_buffers():
             if name.endswith(("running_mean", "running_var")):
                 buffer.fill_(float(name.endswith("running_var")))

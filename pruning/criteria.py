@@ -28,7 +28,7 @@ class Evidence:
     """What a criterion may read besides the trained, masked model.
 
     Attributes:
-        train: the training split; never another.
+        train: the training split; never another. It says on which device the model is, and scores may be.
         groups: the groups whose units are scored; empty where weights are.
         generator: for criteria that draw.
     """
@@ -65,13 +65,14 @@ def activation(model: nn.Module, masks: Mapping[str, Tensor], evidence: Evidence
     Tan & Motani 2020, section 3.2. a is the value after the activation function and before pooling. Where several
     layers have a unit in common, s is the mean over all of the unit's activations.
     """
-    prepare = preprocessor(evidence.preprocessing, evidence.train.inputs)
+    train = evidence.train
+    prepare = preprocessor(evidence.preprocessing, train.inputs, train.device)
     with evaluating(model), torch.no_grad():
         meter = _ActivationMeter(trace(model), [a for group in evidence.groups for a in group.activations])
-        for inputs in torch.split(evidence.train.inputs, 256):
-            meter.run(prepare(inputs))
+        for inputs in torch.split(train.inputs, 256):
+            meter.run(prepare(train.on_device(inputs)))
     return {
-        group.name: torch.stack([meter.sums[a.name] for a in group.activations]).mean(0) / len(evidence.train)
+        group.name: torch.stack([meter.sums[a.name] for a in group.activations]).mean(0) / len(train)
         for group in evidence.groups
     }
 

@@ -1,7 +1,8 @@
-"""Datasets: named splits of tensors, whole in memory."""
+"""Datasets: named splits of tensors, whole in memory: the device's, or the CPU's where that has too little."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -16,13 +17,27 @@ from pruning.schedules import RecipeRefused
 
 @dataclass(frozen=True)
 class Split:
-    """`inputs` (n, ...) as stored: uint8, floating point, or int64 tokens; `targets` (n,) int64 class numbers."""
+    """`inputs` (n, ...) as stored: uint8, floating point, or int64 tokens; `targets` (n,) int64 class numbers.
+
+    Targets lie where the model computes; inputs, too, unless they are too large (`place`).
+    """
 
     inputs: Tensor
     targets: Tensor
 
     def __len__(self) -> int:
         return len(self.targets)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self.targets.device
+
+    def on_device(self, inputs: Tensor) -> Tensor:
+        """A batch of inputs where the model computes. The copy does not wait for what the device still does."""
+        if inputs.device == self.device:
+            return inputs
+        return (inputs.pin_memory() if self.device.type == "cuda" else inputs).to(self.device, non_blocking=True)
 
     def take(self, indices: Tensor) -> Split:
         return Split(self.inputs[indices], self.targets[indices])
@@ -63,11 +78,43 @@ def with_validation(dataset: Dataset, seed: int) -> Dataset:
     )
 
 
-def preprocessor(preprocessing: Preprocessing, inputs: Tensor) -> Callable[[Tensor], Tensor]:
+def place(dataset: Dataset, device: torch.device) -> Dataset:
+    """The dataset for a model on `device`, which is there already.
+
+    All of it goes there, unless its inputs would take more than half of the memory that is left: then they stay, and
+    follow batch by batch. Either way a batch is the same to the bit.
+    """
+    splits = [split for split in (dataset.train, dataset.validation, dataset.test) if split is not None]
+    fits = 2 * sum(split.inputs.nbytes for split in splits) <= _free_bytes(device)
+
+    def placed(split: Split) -> Split:
+        inputs, targets = split.inputs.to(device) if fits else split.inputs, split.targets.to(device)
+        return split if inputs is split.inputs and targets is split.targets else Split(inputs, targets)
+
+    return replace(
+        dataset,
+        train=placed(dataset.train),
+        validation=dataset.validation and placed(dataset.validation),
+        test=dataset.test and placed(dataset.test),
+    )
+
+
+def _free_bytes(device: torch.device) -> float:
+    if device.type != "cuda":
+        return math.inf
+    free, total = torch.cuda.mem_get_info(device)
+    allowed = torch.cuda.get_per_process_memory_fraction(device) * total - torch.cuda.memory_reserved(device)
+    return min(free, allowed)
+
+
+def preprocessor(
+    preprocessing: Preprocessing, inputs: Tensor, device: torch.device | None = None
+) -> Callable[[Tensor], Tensor]:
     """batch -> (batch * scale - mean) / std in float32, done as one product and one sum; never in place.
 
     Args:
         inputs: (n, ...) the split that batches are taken from; its dtype gives the scale where none is stated.
+        device: of the batches; left out, that of `inputs`.
 
     Raises:
         RecipeRefused: a list of means or deviations does not fit the first axis of an example, or examples are tokens
@@ -82,7 +129,7 @@ def preprocessor(preprocessing: Preprocessing, inputs: Tensor) -> Callable[[Tens
         scale = 1 / 255 if inputs.dtype == torch.uint8 else 1.0
     mean, std = _per_channel("mean", preprocessing.mean, inputs), _per_channel("std", preprocessing.std, inputs)
     # Both have a dimension: a 0-dimensional factor would leave a half precision batch in half precision.
-    factor, shift = (scale / std).float(), (-mean / std).float()
+    factor, shift = (part.float().to(device or inputs.device) for part in (scale / std, -mean / std))
     if bool((shift == 0).all()):
         if bool((factor == 1).all()) and inputs.dtype == torch.float32:
             return lambda batch: batch
@@ -92,7 +139,7 @@ def preprocessor(preprocessing: Preprocessing, inputs: Tensor) -> Callable[[Tens
 
 def _per_channel(field: str, value: float | list[float], inputs: Tensor) -> Tensor:
     if not isinstance(value, list):
-        return torch.tensor([value], dtype=torch.float64, device=inputs.device)
+        return torch.tensor([value], dtype=torch.float64)
     if inputs.dim() < 2 or inputs.shape[1] != len(value):
         shape_of_one = tuple(inputs.shape[1:])
         raise RecipeRefused(
@@ -100,4 +147,4 @@ def _per_channel(field: str, value: float | list[float], inputs: Tensor) -> Tens
             f"{len(value)} values do not fit examples of shape {shape_of_one}; give one an index of the first axis",
         )
     shape = (len(value), *[1] * (inputs.dim() - 2))
-    return torch.tensor(value, dtype=torch.float64, device=inputs.device).view(shape)
+    return torch.tensor(value, dtype=torch.float64).view(shape)

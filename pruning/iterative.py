@@ -11,15 +11,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
+import torch
 from torch import nn
 
 from pruning.connectivity import check_connected
 from pruning.criteria import CRITERIA, Evidence
-from pruning.data import Dataset, preprocessor, with_validation
+from pruning.data import Dataset, place, preprocessor, with_validation
 from pruning.granularity import what_competes
 from pruning.graph import under_every_name
 from pruning.masks import Masks, apply_masks, check_masks
-from pruning.randomness import generator
+from pruning.randomness import CPU, generator
 from pruning.recipe import MAX_ROUNDS, Recipe, Stop
 from pruning.rewinding import REWINDS, State, restore, snapshot
 from pruning.rounds import Resume, Round, Stored, UnitCounts
@@ -42,6 +43,7 @@ def prune_iteratively(
     *,
     resume: Resume | None = None,
     progress: RoundProgress | None = None,
+    device: torch.device = CPU,
 ) -> Iterator[Round]:
     """Yield the rounds of `recipe`, round 0 (the dense network) first, and the final entry if the recipe has one.
 
@@ -51,6 +53,7 @@ def prune_iteratively(
         model: carries the first weights; it is copied, and left as it is.
         resume: continue after these rounds instead of beginning.
         progress: progress(number, step, steps) of the round being trained; what it raises ends the loop.
+        device: where to train, a CUDA device by its index. Rounds lie on the CPU, model and dataset may lie there.
 
     Raises:
         RecipeRefused: the recipe cannot do on this model what it asks for (before any training).
@@ -58,7 +61,7 @@ def prune_iteratively(
         MaskError: the masks disconnect the network; names the layer.
         Diverged: a loss was not finite.
     """
-    job = _Job(model, dataset, recipe, progress)
+    job = _Job(model, dataset, recipe, progress, device)
     floor = recipe.stop.accuracy_floor
     rounds = list(resume.rounds) if resume else []
     load = resume.load if resume else _nothing_stored
@@ -111,13 +114,20 @@ def _nothing_stored(position: int) -> Stored:
 class _Job:
     """What stays the same from round to round, and the one model that does not."""
 
-    def __init__(self, model: nn.Module, dataset: Dataset, recipe: Recipe, progress: RoundProgress | None) -> None:
-        self.model = copy.deepcopy(model)
+    def __init__(
+        self,
+        model: nn.Module,
+        dataset: Dataset,
+        recipe: Recipe,
+        progress: RoundProgress | None,
+        device: torch.device,
+    ) -> None:
+        self.model = copy.deepcopy(model).to(device)
         self.initial = snapshot(model)
-        self.dataset = with_validation(dataset, recipe.seed)
+        self.dataset = place(with_validation(dataset, recipe.seed), device)
         self.recipe = recipe
         self.progress = progress
-        examples = self.dataset.train.inputs[:2]
+        examples = self.dataset.train.on_device(self.dataset.train.inputs[:2])
         prepare = preprocessor(recipe.training.preprocessing, examples)
         self.example = prepare(examples)
         self.competition = what_competes(self.model, self.example, recipe)
@@ -135,7 +145,8 @@ class _Job:
         evidence = Evidence(
             self.dataset.train, self.recipe.training.preprocessing, self.competition.groups, generator=draws
         )
-        scores = self.competition.scores(CRITERIA[name](self.model, masks, evidence), name)
+        found = {key: score.cpu() for key, score in CRITERIA[name](self.model, masks, evidence).items()}
+        scores = self.competition.scores(found, name)
         if keep == "low":
             scores = {layer: -score for layer, score in scores.items()}
         kept = SCOPES[self.recipe.scope.kind](

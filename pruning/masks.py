@@ -1,7 +1,8 @@
 """Masks: which weights are kept, and exactly which k go next.
 
 `Masks` maps parameter names, as in the state dict, to bool tensors of the parameter's shape; True is kept. A mask is
-stored, never derived from `weight != 0`: a kept weight may be exactly zero.
+stored, never derived from `weight != 0`: a kept weight may be exactly zero. Masks lie on the CPU, where the exact
+selection counts them (its operations have no deterministic kernels elsewhere); training takes copies to its device.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def apply_masks(parameters: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -
     """Set every masked entry to exactly +0.0, in place."""
     with torch.no_grad():
         for name, mask in masks.items():
-            parameters[name].masked_fill_(~mask, 0.0)
+            parameters[name].masked_fill_(~mask.to(parameters[name].device), 0.0)
 
 
 def check_masks(masks: Mapping[str, Tensor], previous: Mapping[str, Tensor]) -> None:

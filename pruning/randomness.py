@@ -12,6 +12,8 @@ from contextlib import contextmanager
 
 import torch
 
+CPU = torch.device("cpu")
+
 
 def derive_seed(seed: int, *names: str | int) -> int:
     """The seed of a named stream: 63 bits of sha256 over the seed and the names."""
@@ -25,8 +27,19 @@ def generator(seed: int, *names: str | int) -> torch.Generator:
 
 
 @contextmanager
-def global_stream(seed: int, *names: str | int) -> Iterator[None]:
-    """Torch's global generator, from which dropout draws, on the named stream; put back afterwards."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(seed, *names))
+def global_stream(seed: int, *names: str | int, device: torch.device = CPU) -> Iterator[None]:
+    """Torch's global generators, from which dropout draws, on the named stream; put back afterwards.
+
+    The CPU's, and that of `device` where it is a CUDA device (with an index). Others are left alone.
+    """
+    generators = [torch.default_generator]
+    if device.type == "cuda":
+        generators.append(torch.cuda.default_generators[device.index])
+    states = [generator.get_state() for generator in generators]
+    try:
+        for generator in generators:
+            generator.manual_seed(derive_seed(seed, *names))
         yield
+    finally:
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)

@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from torch import Tensor, nn
 
 State = dict[str, Tensor]
-"""Parameters and buffers under the model's own keys, as in `state_dict()`; tied weights under every key."""
+"""Parameters and buffers under the model's own keys, as in `state_dict()`, on the CPU; tied weights under every key."""
 
 
 def snapshot(model: nn.Module) -> State:
-    """Detached clones of the parameters and buffers."""
-    return {key: tensor.detach().clone() for key, tensor in model.state_dict().items()}
+    """Clones of the parameters and buffers, on the CPU wherever the model is."""
+    return {key: tensor.detach().to("cpu", copy=True) for key, tensor in model.state_dict().items()}
 
 
 def restore(model: nn.Module, state: Mapping[str, Tensor]) -> None:

@@ -1,7 +1,8 @@
 """The fast loop: the dataset is a tensor, the optimiser is fused, masks cost one product after each step.
 
 No DataLoader: its Python per example costs more than the arithmetic of a small network. The process that calls this
-sets the number of threads and `torch.set_flush_denormal`, which hold for all of it.
+sets the number of threads and `torch.set_flush_denormal`, which hold for all of it. The model is where the dataset's
+targets are; nothing waits for that device but an evaluation.
 """
 
 from __future__ import annotations
@@ -82,14 +83,14 @@ def train(
     )
     pruned = [name for name, mask in masks.items() if not bool(mask.all())]
     weights = [parameters[name].detach() for name in pruned]
-    factors = [masks[name].to(parameters[name].dtype) for name in pruned]
+    factors = [masks[name].to(parameters[name]) for name in pruned]
 
     num_steps = steps_of(training, len(dataset.train), model)
     evaluate_every = training.evaluate_every_steps or steps_per_epoch(training, len(dataset.train), model)
     patience = training.early_stopping.patience if training.early_stopping else math.inf
     best_step, best, since_best, evaluate_seconds = 0, {"loss": math.inf}, 0, 0.0
 
-    with global_stream(seed, "dropout", epoch_offset):
+    with global_stream(seed, "dropout", epoch_offset, device=dataset.train.device):
         model.train()
         for step, (inputs, targets) in enumerate(_batches(dataset.train, training, model, seed, epoch_offset), 1):
             loss = cross_entropy(model(inputs), targets)
@@ -121,18 +122,18 @@ def train(
 
 def evaluate(model: nn.Module, split: Split, preprocessing: recipe.Preprocessing) -> Metrics:
     """{"accuracy": fraction of examples, "loss": mean cross-entropy in nats}, in evaluation mode."""
-    prepare = preprocessor(preprocessing, split.inputs)
+    prepare = preprocessor(preprocessing, split.inputs, split.device)
     # Large batches, in bounded memory: about a million input numbers at a time.
     batch_size = max(64, min(4096, (1 << 20) // max(1, split.inputs[0].numel())))
-    correct, loss = 0, 0.0
+    correct, loss = (torch.zeros((), dtype=dtype, device=split.device) for dtype in (torch.int64, torch.float64))
     with evaluating(model), torch.no_grad():
         for inputs, targets in zip(
             torch.split(split.inputs, batch_size), torch.split(split.targets, batch_size), strict=True
         ):
-            logits = model(prepare(inputs))
-            loss += cross_entropy(logits, targets, reduction="sum").item()
-            correct += int((logits.argmax(1) == targets).sum())
-    return {"accuracy": correct / len(split), "loss": loss / len(split)}
+            logits = model(prepare(split.on_device(inputs)))
+            loss += cross_entropy(logits, targets, reduction="sum")
+            correct += (logits.argmax(1) == targets).sum()
+    return {"accuracy": int(correct) / len(split), "loss": float(loss) / len(split)}
 
 
 @contextmanager
@@ -175,13 +176,17 @@ def steps_per_epoch(training: recipe.Training, num_examples: int, model: nn.Modu
 def _batches(
     split: Split, training: recipe.Training, model: nn.Module, seed: int, first_epoch: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless. Inputs stay as stored (uint8) until their batch is gathered."""
-    prepare = preprocessor(training.preprocessing, split.inputs)
+    """Endless. Inputs stay as stored (uint8) until their batch is gathered. The order is drawn on the CPU."""
+    prepare = preprocessor(training.preprocessing, split.inputs, split.device)
     num_batches = steps_per_epoch(training, len(split), model)
     for epoch in count(first_epoch):
         order = torch.randperm(len(split), generator=generator(seed, "data order", epoch))
-        for chosen in torch.split(order, training.batch_size)[:num_batches]:
-            yield prepare(split.inputs.index_select(0, chosen)), split.targets.index_select(0, chosen)
+        there, here = (
+            torch.split(order.to(part.device), training.batch_size) for part in (split.inputs, split.targets)
+        )
+        for chosen, same in zip(there[:num_batches], here, strict=False):
+            inputs = split.on_device(split.inputs.index_select(0, chosen))
+            yield prepare(inputs), split.targets.index_select(0, same)
 
 
 def _has_batch_norm(model: nn.Module) -> bool:

@@ -82,12 +82,14 @@ def renew(
 
 
 def record_determinism(session: Session, job_id: str, attempt: int, determinism: dict[str, Any]) -> None:
-    """The class of machine that computes this attempt; a resume in another class is said in an event."""
+    """The class of machine that computes this attempt. A resume in another class is said in an event: the rounds of
+    that attempt, and those after it, are not promised to be what one class alone would have made."""
     before = session.execute(select(Job.determinism).where(*holds(Job, job_id, attempt)).with_for_update()).first()
     if before is None:
         raise Fenced(job_id)
     if before.determinism is not None and before.determinism != determinism:
-        _emit(session, job_id, "job.determinism_changed", {"before": before.determinism, "now": determinism})
+        data = {"attempt": attempt, "before": before.determinism, "now": determinism}
+        _emit(session, job_id, "job.determinism_changed", data)
     session.execute(update(Job).where(Job.id == job_id).values(determinism=determinism, version=Job.version + 1))
 
 

@@ -1,4 +1,7 @@
-"""The bell: a message says that a pool has work, and nothing else. The row is the truth; a lost ring loses nothing."""
+"""The bell: a message says that a queue has work, and nothing else. The row is the truth; a lost ring loses nothing.
+
+Each pool of workers has a queue of its own, and uploads have one that every worker listens to.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ from redis import Redis, RedisError
 log = logging.getLogger(__name__)
 
 RUN_NEXT = "run_next"
+INTAKE = "intake"
+"""The queue of uploads to be validated, and so no name of a pool."""
 
 
 def make_celery(broker_url: str) -> Celery:
@@ -47,19 +52,19 @@ class Bell:
         self._celery = make_celery(broker_url)
         self._redis = Redis.from_url(broker_url, socket_connect_timeout=1, socket_timeout=2)
 
-    def ring(self, pool: str) -> bool:
-        """Tell the workers of a pool that something waits. False (and a line in the log) where that failed."""
+    def ring(self, queue: str) -> bool:
+        """Tell the workers of a pool (with INTAKE: all) of waiting work. False, and a line in the log, if it failed."""
         try:
-            self._celery.send_task(RUN_NEXT, kwargs={"pool": pool}, queue=pool, retry=False)
+            self._celery.send_task(RUN_NEXT, kwargs={"queue": queue}, queue=queue, retry=False)
         except (OperationalError, RedisError, OSError) as error:
-            log.warning("could not ring pool %s: %s; the sweeper will", pool, error)
+            log.warning("could not ring queue %s: %s; the sweeper will", queue, error)
             return False
         return True
 
-    def waiting_messages(self, pool: str) -> int | None:
+    def waiting_messages(self, queue: str) -> int | None:
         """How many messages no worker has taken yet; None where the broker does not answer."""
         try:
-            return int(self._redis.llen(pool))
+            return int(self._redis.llen(queue))
         except (RedisError, OSError):
             return None
 

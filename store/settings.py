@@ -7,8 +7,10 @@ import secrets
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from store.queue import INTAKE
 
 
 class Settings(BaseSettings):
@@ -28,6 +30,12 @@ class Settings(BaseSettings):
     default_pool: str = "cpu"
     worker_pool: str = "cpu"
     """The pool that this worker serves, one Celery queue each."""
+    worker_device: Literal["cpu", "cuda"] = "cpu"
+    """What jobs compute on; uploads are validated on the CPU by any worker."""
+    worker_slots: int | None = Field(None, ge=1)
+    """Jobs at a time; left out, 1 on the CPU, and one on each CUDA device. Uploads have one more slot, their own."""
+    gpu_memory_fraction: float = Field(0.95, gt=0, le=1)
+    """What one training process may take of its device's memory; less where slots share a device."""
     worker_threads: int = Field(1, ge=1)
     """torch threads of one training process: part of the determinism class."""
     child_memory_bytes: int = Field(6 * 2**30, ge=2**30)
@@ -41,6 +49,13 @@ class Settings(BaseSettings):
     sweep_seconds: float = Field(3, gt=0)
     stop_grace_seconds: float = Field(10, gt=0)
     """Between asking a training process to stop and killing it."""
+
+    @field_validator("default_pool", "worker_pool")
+    @classmethod
+    def _not_intake(cls, pool: str) -> str:
+        if pool == INTAKE:
+            raise ValueError(f"{INTAKE} is the queue of uploads; name the pool otherwise")
+        return pool
 
     @property
     def database(self) -> str:

@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from store import intake, jobs, leases
 from store.database import now
+from store.queue import INTAKE
 from store.tables import Attempt, Dataset, IntakeStatus, Job, JobStatus, Model
 from store.transitions import Trigger, change
 
@@ -63,13 +64,13 @@ def _close_attempts(session: Session, job_id: str, reason: str) -> None:
     )
 
 
-def waiting_rows(session: Session, default_pool: str) -> dict[str, int]:
-    """How many rows wait for a worker, by pool: queued jobs, and in the default pool what is to be validated."""
+def waiting_rows(session: Session) -> dict[str, int]:
+    """How many rows wait for a worker, by queue: queued jobs in those of their pools, uploads in INTAKE."""
     by_pool = select(Job.pool, func.count()).where(Job.status == JobStatus.QUEUED).group_by(Job.pool)
-    waiting = {default_pool: 0}
+    waiting = {INTAKE: 0}
     for pool, count in session.execute(by_pool):
         waiting[pool] = count
     for entity in (Model, Dataset):
         unheld = (entity.status == IntakeStatus.VALIDATING) & entity.lease_until.is_(None)
-        waiting[default_pool] += session.scalars(select(func.count()).select_from(entity).where(unheld)).one()
+        waiting[INTAKE] += session.scalars(select(func.count()).select_from(entity).where(unheld)).one()
     return waiting

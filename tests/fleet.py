@@ -25,7 +25,7 @@ from pruning.recipe import Recipe
 from store import intake, jobs
 from store.blobs import BlobStore
 from store.database import Database
-from store.queue import Bell
+from store.queue import INTAKE, Bell
 from store.settings import Settings
 from store.tables import Artifact, Dataset, IntakeStatus, Job, JobStatus, Model
 
@@ -113,7 +113,7 @@ class Fleet:
 
     def ready(self, row: Model | Dataset) -> Any:
         """Ring, wait until it is validated; ready or invalid."""
-        self.ring()
+        self.ring(INTAKE)
         return self.wait(lambda: self._fetch(row), lambda now: now.status != IntakeStatus.VALIDATING)
 
     def submit(self, model: Model, dataset: Dataset, recipe: dict[str, Any] = SMALL, **columns: Any) -> Job:
@@ -130,9 +130,10 @@ class Fleet:
         self.ring()
         return job
 
-    def ring(self) -> None:
+    def ring(self, queue: str | None = None) -> None:
+        """Left out: the pool's."""
         bell = Bell(self.settings.broker_url)
-        bell.ring(self.settings.worker_pool)
+        bell.ring(queue or self.settings.worker_pool)
         bell.close()
 
     def finished(self, job: Job, seconds: float = 60) -> Job:

@@ -31,6 +31,11 @@ ENVIRONMENT = {
     "HOME": "/nonexistent",
     "OMP_NUM_THREADS": "1",
     "TORCHINDUCTOR_CACHE_DIR": "/",  # torch wants one at import, and else makes a folder of a known name in /tmp
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # cuBLAS then sums in one order; read when it starts
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+    "CUDA_CACHE_DISABLE": "1",  # one child could leave another compiled kernels of its own making
+    "USE_PYTORCH_KERNEL_CACHE": "0",
+    **{name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ},  # where some keep libcuda.so.1
 }
 """All that a child is told of the world: no settings, no secrets."""
 

@@ -47,7 +47,9 @@ class Access(IntFlag):
 READ = Access.READ_FILE | Access.READ_DIR
 WRITE = READ | Access.WRITE_FILE | Access.TRUNCATE | Access.MAKE_REG | Access.REMOVE_FILE
 """Plain files in the folders that are there: no links, no devices, no folders (a deep tree is a weapon), no moves."""
-ON_FILES = Access.READ_FILE | Access.WRITE_FILE | Access.TRUNCATE
+DEVICE = READ | Access.WRITE_FILE | Access.TRUNCATE | Access.IOCTL_DEV
+"""What is there already is read, written and spoken to, and nothing is made or removed."""
+ON_FILES = Access.READ_FILE | Access.WRITE_FILE | Access.TRUNCATE | Access.IOCTL_DEV
 
 
 class Unsupported(Exception):
@@ -72,7 +74,7 @@ def handled(abi: int) -> Access:
     return Access((1 << {1: 13, 2: 14, 3: 15, 4: 15}.get(abi, 16)) - 1)
 
 
-def restrict(readable: Iterable[Path], writable: Iterable[Path], abi: int) -> None:
+def restrict(readable: Iterable[Path], writable: Iterable[Path], devices: Iterable[Path], abi: int) -> None:
     """From here on this thread, and those that it starts, may open these files and folders alone.
 
     A path that does not exist is left out. `no_new_privs` must be set.
@@ -82,7 +84,7 @@ def restrict(readable: Iterable[Path], writable: Iterable[Path], abi: int) -> No
     packed = struct.pack(f"={len(known)}Q", *known)
     ruleset = _call(CREATE_RULESET, ctypes.c_char_p(packed), ctypes.c_size_t(len(packed)), ctypes.c_uint(0))
     try:
-        for paths, access in ((readable, READ), (writable, WRITE)):
+        for paths, access in ((readable, READ), (writable, WRITE), (devices, DEVICE)):
             for path in paths:
                 _grant(ruleset, path, access & handled(abi))
         _call(RESTRICT_SELF, ctypes.c_int(ruleset), ctypes.c_uint(0))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import resource
 import signal
 import sys
 import threading
@@ -36,7 +35,7 @@ from pruning.rewinding import State, restore
 from pruning.schedules import RecipeRefused
 from pruning.selection import Gate, RoundRecord, select_round
 from pruning.training import Diverged
-from worker import sandbox
+from worker import machine, sandbox
 from worker.messages import (
     Exported,
     Failed,
@@ -65,15 +64,19 @@ class Runner:
     def __init__(self, descriptor: int, order: dict[str, Any]) -> None:
         self._pipe = os.fdopen(descriptor, "wb")
         self._order = order
+        self._device = machine.start_device(order["cuda_device"], order["gpu_memory_fraction"])
         self.inputs, self.outputs = Path(order["folder"]) / "in", Path(order["folder"]) / "out"
         self._stopping, self._quiet_until = False, 0.0
         signal.signal(signal.SIGTERM, self._stop)
 
     def run(self) -> None:
         try:
-            {"prune": self._prune, "validate_model": self._validate_model, "validate_dataset": self._validate_dataset}[
-                self._order["work"]
-            ]()
+            {
+                "prune": self._prune,
+                "validate_model": self._validate_model,
+                "validate_dataset": self._validate_dataset,
+                "try_device": self._try_device,
+            }[self._order["work"]]()
         except FormatError as error:
             self._fail("invalid_content", str(error))
         except RecipeRefused as error:
@@ -89,27 +92,24 @@ class Runner:
             )
             self._fail("dataset_mismatch", f"{remedy} ({error}); number both from 0, below the sizes of the model")
         except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+            explained = machine.explain(error, self._device, self._order["memory_bytes"])
+            if explained is None:
                 raise
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-            limit = self._order["memory_bytes"] // 2**20
-            self._fail(
-                "out_of_memory",
-                f"the training process asked for more than its {limit} MiB of address space (peak so far: {peak} MiB "
-                "resident); lower training.batch_size, or raise ESPALIER_CHILD_MEMORY_BYTES on the worker",
-            )
+            self._fail(*explained)
 
     def _prune(self) -> None:
         order = self._order
         recipe = Recipe.model_validate(order["recipe"])
         gates = [Gate.model_validate(gate) for gate in order["gates"]]
-        self._say(Started(determinism=determinism_class()))
+        self._say(Started(determinism=machine.determinism_class(self._device)))
         model = read_model(self.inputs / "model", order["format"], order["model"])
         dataset = read_dataset(self.inputs / "dataset", order["dataset_format"])
         rounds = [RoundRecord(**record) for record in order["rounds"]]
         resume = Resume(list(rounds), self._load) if rounds else None
         state: State | None = None  # of the round selected so far; null: of one that was stored before this attempt
-        for round_ in prune_iteratively(model, dataset, recipe, resume=resume, progress=self._progress):
+        for round_ in prune_iteratively(
+            model, dataset, recipe, resume=resume, progress=self._progress, device=self._device
+        ):
             self._announce(round_, model)
             rounds.append(round_.record)
             selected, _ = select_round(rounds, gates, recipe.stop.accuracy_floor, order["select"])
@@ -168,6 +168,10 @@ class Runner:
         num_bytes = sum(split.inputs.nbytes + split.targets.nbytes for split in splits)
         self._say(Validated(report=describe(dataset) | {"num_bytes": num_bytes}))
 
+    def _try_device(self) -> None:
+        machine.try_out(self._device)
+        self._say(Started(determinism=machine.determinism_class(self._device)))
+
     def _progress(self, number: int | None, step: int, steps: int) -> None:
         if self._stopping:
             raise Stopped
@@ -187,26 +191,12 @@ class Runner:
         self._stopping = True
 
 
-def determinism_class() -> dict[str, str | int | bool]:
-    """Two machines of one class compute the same bits."""
-    return {
-        "device": "cpu",
-        "capability": torch.backends.cpu.get_cpu_capability(),
-        "threads": torch.get_num_threads(),
-        "compiled": False,
-        "torch": torch.__version__,
-    }
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError) or "can't allocate memory" in str(error) or "out of memory" in str(error)
-
-
 def _end_with_stdin() -> None:
     """With its parent, where the kernel does not see to it (`children.py`)."""
 
     def watch() -> None:
-        sys.stdin.buffer.read()
+        while os.read(0, 4096):  # not sys.stdin, whose lock, held by this thread, would abort Python's own exit
+            pass
         os._exit(ORPHANED)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -220,9 +210,12 @@ def main() -> None:
     if not line:
         return
     order = json.loads(line)
-    sandbox.limit(order["memory_bytes"], order["file_bytes"])
+    with_cuda = order["cuda_device"] is not None
+    # Before CUDA starts, which is after the lock: its threads must be locked in as well.
+    os.environ["CUDA_VISIBLE_DEVICES"] = order["cuda_device"] if with_cuda else ""
+    sandbox.limit(order["memory_bytes"], order["file_bytes"], with_cuda)
     if order["sandbox"]:
-        sandbox.lock(Path(order["folder"]))
+        sandbox.lock(Path(order["folder"]), with_cuda)
     _end_with_stdin()
     torch.set_num_threads(order["threads"])
     try:

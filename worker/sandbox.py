@@ -7,6 +7,12 @@ milliseconds, a step costs what it did.
 
 What stays possible: to learn by `stat` whether a path exists, to use up its own memory, time and threads, and to attack
 the kernel through the system calls that are left (`seccomp.py`).
+
+With CUDA more is open: the NVIDIA driver's devices and requests (all devices: that a process sees only its own is a
+variable of its environment, and each guards its processes' memory from one another by itself), what the driver reads
+about the machine, and files without a name in memory, which count as its folder's. This list was put together from what
+others report of drivers up to 580; NONE OF IT HAS RUN ON A GPU YET. A worker tries its devices, locked in, before it
+takes work (`Supervisor`), and says what failed.
 """
 
 from __future__ import annotations
@@ -33,6 +39,11 @@ SYSTEM = [
     *("/dev/urandom", "/dev/zero"),
 ]
 """Libraries, and what they ask about the machine."""
+CUDA_SYSTEM = [
+    *("/proc/driver/nvidia", "/proc/driver/nvidia-uvm", "/proc/devices", "/proc/modules", "/proc/sys/vm"),
+    *("/sys/devices", "/sys/bus", "/sys/class", "/sys/module", "/etc/nvidia", "/usr/share/nvidia"),
+]
+"""What the CUDA driver asks about the machine and its devices."""
 TEMPORARY = "tmp"
 """The folder in `out/` for temporary files."""
 PROBE_SECONDS = 60
@@ -45,19 +56,26 @@ class SandboxMissing(Exception):
     """This machine cannot lock a training process in; the message says why and what to do."""
 
 
-def limit(memory_bytes: int, file_bytes: int) -> None:
-    """Address space, the largest file, open files, no core dump. Out of memory is then an error of one job."""
+def limit(memory_bytes: int, file_bytes: int, cuda: bool = False) -> None:
+    """Memory, the largest file, open files, no core dump. Out of memory is then an error of one job.
+
+    Memory is all address space; with CUDA, which reserves far more than there is, only what is private and writable:
+    memory that is shared with nobody (anonymous, MAP_SHARED) then passes uncounted.
+    """
     for what, most in (
-        (resource.RLIMIT_AS, memory_bytes),
+        (resource.RLIMIT_DATA if cuda else resource.RLIMIT_AS, memory_bytes),
         (resource.RLIMIT_FSIZE, file_bytes),
-        (resource.RLIMIT_NOFILE, 256),
+        (resource.RLIMIT_NOFILE, 1024 if cuda else 256),
         (resource.RLIMIT_CORE, 0),
     ):
         resource.setrlimit(what, (most, most))
 
 
-def lock(folder: Path) -> None:
+def lock(folder: Path, cuda: bool = False) -> None:
     """Lock this process in, for good. `folder` holds `in/` and `out/tmp/`.
+
+    Args:
+        cuda: leave the NVIDIA devices open to it. CUDA must not have been started: its threads would stay outside.
 
     Raises:
         Unsupported: the kernel cannot; nothing of a stranger's may be read then.
@@ -70,12 +88,15 @@ def lock(folder: Path) -> None:
     os.environ["TMPDIR"] = tempfile.tempdir = str(outputs / TEMPORARY)
     _drop_capabilities()
     seccomp.forbid_new_privileges()
+    process = Path(f"/proc/{os.getpid()}")
     landlock.restrict(
-        readable=[*runtime(), folder / "in", Path(f"/proc/{os.getpid()}")],
+        readable=[*runtime(), folder / "in", process, *(_cuda_readable(folder) if cuda else ())],
         writable=[outputs, Path("/dev/null")],
+        # The driver names its threads by writing to task/<thread>/comm, and does not start where it cannot.
+        devices=[*cuda_devices(), process / "task"] if cuda else [],
         abi=landlock.abi(),
     )
-    seccomp.install()
+    seccomp.install(cuda)
 
 
 def runtime() -> list[Path]:
@@ -89,6 +110,20 @@ def runtime() -> list[Path]:
     specs = [spec for name in ("pruning", "worker") if (spec := find_spec(name)) and spec.origin]
     ours = [Path(str(spec.origin)).parent for spec in specs]
     return [*map(Path, SYSTEM), *libraries, *packages, *ours]
+
+
+def cuda_devices() -> list[Path]:
+    """Every file of the NVIDIA driver: /dev/nvidia0, nvidiactl, nvidia-uvm, nvidia-uvm-tools, nvidia-caps/, ..."""
+    return sorted(Path("/dev").glob("nvidia*"))
+
+
+def _cuda_readable(folder: Path) -> list[Path]:
+    """The operator's LD_LIBRARY_PATH, which names the driver's libraries on some machines, is in `children.py`."""
+    named = [Path(entry) for entry in os.environ.get("LD_LIBRARY_PATH", "").split(":")]
+    return [
+        *map(Path, CUDA_SYSTEM),
+        *(path for path in named if path.is_absolute() and not folder.is_relative_to(path.resolve())),
+    ]
 
 
 def check(data_dir: Path) -> None:

@@ -49,8 +49,14 @@ CALLS: dict[str, tuple[int | None, int | None]] = {
     "open": (2, None), "openat": (257, 56), "fcntl": (72, 25), "ioctl": (16, 29), "clone": (56, 220),
     "prctl": (157, 167), "prlimit64": (302, 261), "tgkill": (234, 131),
 }
+CUDA_CALLS: dict[str, tuple[int | None, int | None]] = {
+    # its start fails without memfd_create; the rest is events between its threads, and questions
+    "memfd_create": (319, 279), "eventfd2": (290, 19), "pipe2": (293, 59), "get_mempolicy": (239, 236),
+    "sched_getparam": (143, 121), "sched_getscheduler": (145, 120), "sched_get_priority_max": (146, 125),
+    "sched_get_priority_min": (147, 126),
+}
 # fmt: on
-"""By name: the number on x86_64 and on aarch64; None where there is none."""
+"""By name: the number on x86_64 and on aarch64; None where there is none. The second, for the CUDA driver on top."""
 
 ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 """By machine: the column of CALLS, and AUDIT_ARCH_*."""
@@ -64,6 +70,9 @@ CLONE_THREAD = 0x10000
 CLONE_NEW_ANYTHING = 0x7E020080
 ACCESS_MODE, O_TMPFILE = 0b11, 0o20000000
 TCGETS, TIOCGWINSZ, FIONCLEX, FIOCLEX = 0x5401, 0x5413, 0x5450, 0x5451
+IOCTLS = (TCGETS, TIOCGWINSZ, FIONCLEX, FIOCLEX)
+IOCTL_TYPE, NVIDIA, NVIDIA_UVM, TERMINAL = 0xFF00, ord("F") << 8, 0, ord("T") << 8
+"""The second lowest byte of a request says whose it is; the unified memory driver numbers its own from 0."""
 F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC = 0, 1, 2, 3, 4, 1030
 
 LOAD, EQUAL, AT_LEAST, AND, RETURN = 0x20, 0x15, 0x35, 0x54, 0x06
@@ -87,9 +96,13 @@ class Instruction(NamedTuple):
     operand: int
 
 
-def install() -> None:
-    """Filter this thread's system calls, and those of the threads that it starts, for good."""
-    program = [instruction for block in _program(platform.machine()) for instruction in block]
+def install(cuda: bool = False) -> None:
+    """Filter this thread's system calls, and those of the threads that it starts, for good.
+
+    Args:
+        cuda: allow what the CUDA driver needs as well. Sockets are not among it: it tries some, and takes the error.
+    """
+    program = [instruction for block in _program(platform.machine(), cuda) for instruction in block]
     packed = b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
     buffer = ctypes.create_string_buffer(packed, len(packed))
 
@@ -109,9 +122,10 @@ def forbid_new_privileges() -> None:
         raise Unsupported("no_new_privs is missing: it needs Linux 3.5")
 
 
-def _conditions() -> dict[str, list[Where]]:
+def _conditions(cuda: bool) -> dict[str, list[Where]]:
     # Before ABI 3 Landlock does not see truncation, and access mode 3 passes as neither reading nor writing; a file of
     # O_TMPFILE would have no name to be found by.
+    requests = (IOCTL_TYPE, (NVIDIA, NVIDIA_UVM, TERMINAL)) if cuda else (EVERY_BIT, IOCTLS)
     writes = [mode | truncate for mode in (os.O_WRONLY, os.O_RDWR) for truncate in (0, os.O_TRUNC)]
     flags = (ACCESS_MODE | os.O_TRUNC | O_TMPFILE, (os.O_RDONLY, *writes))
     return {
@@ -119,7 +133,7 @@ def _conditions() -> dict[str, list[Where]]:
         "openat": [Where(4, *flags)],
         # Neither F_SETOWN, which sends signals, nor leases and locks, which keep others waiting.
         "fcntl": [Where(2, EVERY_BIT, (F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC))],
-        "ioctl": [Where(2, EVERY_BIT, (TCGETS, TIOCGWINSZ, FIONCLEX, FIOCLEX))],
+        "ioctl": [Where(2, *requests)],
         "clone": [Where(0, CLONE_THREAD | CLONE_NEW_ANYTHING, (CLONE_THREAD,))],
         # Not PR_SET_PDEATHSIG: it dies with its parent.
         "prctl": [Where(0, EVERY_BIT, (PR_SET_NAME, PR_GET_NAME, PR_SET_VMA))],
@@ -129,11 +143,11 @@ def _conditions() -> dict[str, list[Where]]:
     }
 
 
-def _program(machine: str) -> list[list[Instruction]]:
+def _program(machine: str, cuda: bool = False) -> list[list[Instruction]]:
     if machine not in ARCHITECTURES:
         raise Unsupported(f"no list of system calls for {machine}: {' and '.join(ARCHITECTURES)} have one")
     column, architecture = ARCHITECTURES[machine]
-    conditions = _conditions()
+    conditions = _conditions(cuda)
     return [
         [
             Instruction(LOAD, 0, 0, ARCHITECTURE_AT),
@@ -145,7 +159,7 @@ def _program(machine: str) -> list[list[Instruction]]:
         ],
         *(
             _allow(number, conditions.get(name, []))
-            for name, numbers in CALLS.items()
+            for name, numbers in (CALLS | (CUDA_CALLS if cuda else {})).items()
             if (number := numbers[column]) is not None
         ),
         [

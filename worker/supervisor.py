@@ -12,7 +12,8 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from sqlalchemy.exc import DBAPIError
 
@@ -20,28 +21,34 @@ from store import intake, jobs, leases
 from store.blobs import BlobStore
 from store.database import Database
 from store.leases import Fenced
-from store.queue import Bell
+from store.queue import INTAKE, Bell
 from store.settings import Settings
-from store.tables import Job
+from store.tables import Dataset, Job, Model
 from worker import sandbox
 from worker.attempts import IntakeAttempt, JobAttempt
 from worker.children import Child, Children, Exited
+from worker.devices import NoDevice
 from worker.folder import BadFile, Folder
 from worker.lease import Lease
-from worker.messages import AnyMessage, BadMessage, Progress
+from worker.messages import AnyMessage, BadMessage, Progress, Started
+from worker.slots import Slot, Slots
 
 log = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.2
+DEVICE_SECONDS = 120.0
+"""For a device to start in, and to train a step. The first start after boot loads drivers."""
 
 
 class Supervisor:
     """What one worker process needs to serve its slots; safe to share between their threads.
 
-    Raises SandboxMissing where it is asked for and this machine has none.
+    `slots` are for jobs; uploads have one of their own.
+
+    Raises SandboxMissing where it is asked for and this machine has none, and NoDevice where a slot's does not train.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, slots: Sequence[Slot]) -> None:
         if settings.sandbox == "on":
             sandbox.check(settings.data_dir)
         self.settings = settings
@@ -50,33 +57,81 @@ class Supervisor:
         self.bell = Bell(settings.broker_url)
         self.children = Children()
         self.draining = threading.Event()
+        self._job_slots, self._intake_slots = Slots(slots), Slots([Slot()])
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self._clear_work_dir()
         self.children.warm_up()
+        for slot in dict.fromkeys(slots):
+            if slot.cuda_device is not None:
+                self._try_device(slot)
 
-    def run_next(self, pool: str) -> None:
-        """Take the best piece of waiting work and stay with it until it ends; return at once where there is none."""
+    def _try_device(self, slot: Slot) -> None:
+        """Train a step on it, locked in as a job will be: a worker whose device is broken would fail job after job."""
+        order = {
+            "work": "try_device",
+            "threads": self.settings.worker_threads,
+            "memory_bytes": self.settings.child_memory_bytes,
+            "file_bytes": self.settings.folder_max_bytes,
+        }
+        folder = Folder(self.settings.work_dir / f"device-{os.getpid()}", self.settings.folder_max_bytes)
+        with folder, self.children.lent() as child:
+            child.order(order | {"folder": str(folder.root)} | self._terms(slot))
+            match child.next_message(DEVICE_SECONDS):
+                case Started(determinism=found):
+                    log.info("slot on CUDA device %s: %s", slot.cuda_device, found["model"])
+                    return
+                case None:
+                    reason = f"it did not train a step in {DEVICE_SECONDS:g} s"
+                case _:
+                    reason = child.last_words()
+        self.close()
+        raise NoDevice(f"CUDA device {slot.cuda_device} cannot be used: {reason}")
+
+    def run_next(self, queue: str) -> None:
+        """Serve a queue until nothing waits in it; return at once where another thread of this worker will.
+
+        Of the worker's threads at most one a slot is ever busy, and there are as many: a job never keeps an upload
+        waiting, nor an upload a job.
+        """
+        slots = self._intake_slots if queue == INTAKE else self._job_slots
+        while (slot := slots.take()) is not None:
+            try:
+                while self._serve(queue, slot):
+                    pass
+            finally:
+                look_again = slots.give_back(slot)
+            if not look_again:
+                break
+
+    def _serve(self, queue: str, slot: Slot) -> bool:
+        """Take the best piece of waiting work and stay with it until it ends; False where there is none to take."""
         if self.draining.is_set():
-            return
-        lease_seconds = self.settings.lease_seconds
+            return False
+        row: Job | Model | Dataset | None
         with self.database.transaction() as session:
-            row = intake.claim(session, self.name, lease_seconds) or jobs.claim(session, pool, self.name, lease_seconds)
+            if queue == INTAKE:
+                row = intake.claim(session, self.name, self.settings.lease_seconds)
+            else:
+                row = jobs.claim(session, queue, self.name, self.settings.lease_seconds)
         if row is None:
-            return
+            return False
         log.info("%s attempt %d: claimed", row.id, row.attempt)
         lease = Lease(self.database, self.settings, type(row), row.id, row.attempt)
         folder = Folder(self.settings.work_dir / f"{row.id}-{row.attempt}", self.settings.folder_max_bytes)
         try:
             with folder, self.children.lent() as child:  # it is dead before its folder goes
                 if isinstance(row, Job):
-                    waits_again = self._attend(JobAttempt(row, lease, folder, self.blobs, self.settings), child)
+                    waits_again = self._attend(JobAttempt(row, lease, folder, self.blobs, self.settings), child, slot)
                 else:
-                    waits_again = self._attend(IntakeAttempt(row, lease, folder, self.blobs, self.settings), child)
+                    waits_again = self._attend(
+                        IntakeAttempt(row, lease, folder, self.blobs, self.settings), child, slot
+                    )
         except Fenced:
             log.warning("%s attempt %d: fenced, nothing more is written", row.id, row.attempt)
-            return
+            return True
         if waits_again:
-            self.bell.ring(pool)
+            self.bell.ring(queue)  # another worker's turn, perhaps: this one may be draining
+        return True
 
     def _clear_work_dir(self) -> None:
         """Folders of attempts whose worker was killed; those that other workers of this machine hold stay."""
@@ -87,10 +142,10 @@ class Supervisor:
             if not held:
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def _attend(self, attempt: JobAttempt | IntakeAttempt, child: Child) -> bool:
+    def _attend(self, attempt: JobAttempt | IntakeAttempt, child: Child, slot: Slot) -> bool:
         """See one attempt through; whether its row waits for a worker again. Raises Fenced."""
         try:
-            child.order(attempt.order() | {"sandbox": self.settings.sandbox == "on"})
+            child.order(attempt.order() | self._terms(slot))
             for message in self._listen(attempt.lease, attempt.folder, child):
                 if attempt.take(message):
                     return False
@@ -99,6 +154,14 @@ class Supervisor:
         if attempt.lease.ordered_to_stop or self.draining.is_set():
             return attempt.stopped(drained=not attempt.lease.ordered_to_stop)
         return attempt.lost(child.last_words())
+
+    def _terms(self, slot: Slot) -> dict[str, Any]:
+        """What a child is told beside its work: on what, and under which walls."""
+        return {
+            "sandbox": self.settings.sandbox == "on",
+            "cuda_device": slot.cuda_device,
+            "gpu_memory_fraction": self.settings.gpu_memory_fraction,
+        }
 
     def _listen(self, lease: Lease, folder: Folder, child: Child) -> Iterator[AnyMessage]:
         """What the child says, until it ends; meanwhile the lease is kept and orders are carried out."""

@@ -21,22 +21,22 @@ ABANDONED_SECONDS = 24 * 3600.0
 """Since the last byte of an upload: whoever wrote it is gone."""
 
 
-def sweep(database: Database, bell: Bell, default_pool: str) -> None:
+def sweep(database: Database, bell: Bell) -> None:
     """One round of all that time does to rows; then ring for what waits beyond the messages that explain it."""
     with database.transaction() as session:
         lost = sweeps.expire_leases(session)
         late = sweeps.expire_deadlines(session)
     with database.reading() as session:
-        waiting = sweeps.waiting_rows(session, default_pool)
+        waiting = sweeps.waiting_rows(session)
     if lost or late:
         log.info("%d leases ran out, %d deadlines passed", lost, late)
-    for pool, rows in waiting.items():
-        messages = bell.waiting_messages(pool)
+    for queue, rows in waiting.items():
+        messages = bell.waiting_messages(queue)
         if messages is None:
             log.warning("the broker does not answer; jobs wait")
             return
         for _ in range(min(rows - messages, RINGS_A_SWEEP)):
-            bell.ring(pool)
+            bell.ring(queue)
 
 
 def main() -> None:
@@ -49,7 +49,7 @@ def main() -> None:
         signal.signal(number, lambda *_: stop.set())
     while not stop.wait(settings.sweep_seconds):
         try:
-            sweep(database, bell, settings.default_pool)
+            sweep(database, bell)
             blobs.clear_incoming(ABANDONED_SECONDS)
         except DBAPIError as error:
             log.warning("the database is away: %s", error)

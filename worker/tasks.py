@@ -1,4 +1,4 @@
-"""The one Celery task: a message says that a pool has work; the database says which."""
+"""The one Celery task: a message says that a queue has work; the database says which."""
 
 from __future__ import annotations
 
@@ -9,18 +9,25 @@ from celery.signals import worker_init, worker_shutdown, worker_shutting_down
 
 from store.queue import RUN_NEXT, make_celery
 from store.settings import Settings
+from worker.devices import NoDevice, job_slots
 from worker.sandbox import SandboxMissing
 from worker.supervisor import Supervisor
 
 settings = Settings()
 app = make_celery(settings.broker_url)
+try:
+    slots = job_slots(settings)
+except NoDevice as error:
+    raise SystemExit(f"worker: {error}") from error
+# A thread for each job, and one for an upload: `Supervisor.run_next` never blocks more of either kind.
+app.conf.worker_concurrency = len(slots) + 1
 _supervisor: Supervisor | None = None
 
 
 @app.task(name=RUN_NEXT)
-def run_next(pool: str) -> None:
+def run_next(queue: str) -> None:
     assert _supervisor is not None, "tasks run in a worker, which makes its supervisor when it starts"
-    _supervisor.run_next(pool)
+    _supervisor.run_next(queue)
 
 
 @worker_init.connect
@@ -30,8 +37,8 @@ def _open(**_kwargs: Any) -> None:
     logging.getLogger("celery").setLevel(logging.WARNING)
     settings.work_dir.mkdir(parents=True, exist_ok=True)
     try:
-        _supervisor = Supervisor(settings)
-    except SandboxMissing as error:
+        _supervisor = Supervisor(settings, slots)
+    except (SandboxMissing, NoDevice) as error:
         raise SystemExit(f"worker: {error}") from error  # Celery goes on past any other exception here
 
 

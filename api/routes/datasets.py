@@ -19,6 +19,7 @@ from api.services import Here, Services
 from api.uploads import BODY, receive
 from store import intake, listing
 from store.blobs import StoredBlob
+from store.queue import INTAKE
 from store.tables import Dataset, IntakeStatus
 
 router = APIRouter(tags=["datasets"], route_class=KeyedRoute)
@@ -55,7 +56,7 @@ def _create(services: Services, project_id: str, name: str, format: str, blob: S
     with services.database.transaction() as session:
         dataset = intake.add_dataset(session, project_id=project_id, name=name, format=format, blob=blob)
         created = _document(dataset, blob.size_bytes)
-    services.bell.ring(services.settings.default_pool)
+    services.bell.ring(INTAKE)
     return created
 
 

@@ -19,6 +19,7 @@ from api.uploads import BODY, receive, refuse_body
 from pruning.formats.names import ARCHITECTURE_NAMES
 from store import intake, listing
 from store.blobs import StoredBlob
+from store.queue import INTAKE
 from store.tables import IntakeStatus, Model
 
 router = APIRouter(tags=["models"], route_class=KeyedRoute)
@@ -111,7 +112,7 @@ def _create(
     with services.database.transaction() as session:
         model = intake.add_model(session, project_id=project_id, name=name, format=format, spec=spec, blob=blob)
         created = _document(model, blob.size_bytes if blob else None)
-    services.bell.ring(services.settings.default_pool)
+    services.bell.ring(INTAKE)
     return created
 
 

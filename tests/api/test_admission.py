@@ -79,6 +79,7 @@ def test_fields_that_are_wrong(refuses: Refuses, body: dict[str, Any], subtests:
         ({"select": "first"}, "/select", "'best'"),
         ({"pool": "no pool"}, "/pool", "pattern"),
         ({"pool": ""}, "/pool", "pattern"),
+        ({"pool": "intake"}, "/pool", "queue of uploads"),
         ({"priority": 101}, "/priority", "100"),
         ({"priority": 0.5}, "/priority", "integer"),
         ({"max_failures": 0}, "/max_failures", "1"),

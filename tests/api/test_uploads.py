@@ -17,6 +17,7 @@ from starlette.testclient import TestClient
 
 from api.app import create_app
 from store.database import Database
+from store.queue import INTAKE
 from store.settings import Settings
 from store.tables import Blob
 
@@ -64,10 +65,12 @@ def test_a_model_is_stored_and_waits_for_validation(client: TestClient, settings
 
 
 def test_an_intake_rings(client: TestClient, settings: Settings) -> None:
-    client.post(MODEL, content=safetensors())
-    client.post("/v1/datasets?format=npz", content=zipped())
     with Redis.from_url(settings.broker_url) as broker:
-        assert broker.llen(settings.default_pool) == 2
+        before = broker.llen(INTAKE)
+        client.post(MODEL, content=safetensors())
+        client.post("/v1/datasets?format=npz", content=zipped())
+        assert broker.llen(INTAKE) == before + 2
+        assert broker.llen(settings.default_pool) == 0, "no worker's slot for jobs is asked"
 
 
 def test_the_same_content_is_stored_once(client: TestClient, settings: Settings, database: Database) -> None:

@@ -13,6 +13,7 @@ from store import intake, jobs, sweeps
 from store.blobs import BlobStore, StoredBlob, refer
 from store.database import Database
 from store.leases import Fenced
+from store.queue import INTAKE
 from store.tables import Artifact, Attempt, Blob, Job, JobStatus, Model, Round
 
 
@@ -157,17 +158,17 @@ def test_deadlines_and_queue_timeouts_end_jobs(database: Database, submit: Calla
         jobs.renew(session, running.id, running.attempt, 60, None)
 
 
-def test_what_waits_is_counted_by_pool(database: Database, submit: Callable[..., Job], project: str) -> None:
+def test_what_waits_is_counted_by_queue(database: Database, submit: Callable[..., Job], project: str) -> None:
     submit()
     submit(pool="gpu")
     submit(pool="gpu")
     with database.transaction() as session:
         intake.add_model(session, project_id=project, name="m", format="architecture", spec={}, blob=None)
-        assert sweeps.waiting_rows(session, "cpu") == {"cpu": 2, "gpu": 2}
+        assert sweeps.waiting_rows(session) == {INTAKE: 1, "cpu": 1, "gpu": 2}
     assert claim(database) is not None
     with database.transaction() as session:
         intake.claim(session, "w", 60)
-        assert sweeps.waiting_rows(session, "cpu") == {"cpu": 0, "gpu": 2}
+        assert sweeps.waiting_rows(session) == {INTAKE: 0, "gpu": 2}
 
 
 def test_progress_is_shown_and_raises_the_version(database: Database, submit: Callable[..., Job]) -> None:
@@ -191,8 +192,8 @@ def test_a_resume_in_another_class_of_machine_is_said(database: Database, submit
         with database.transaction() as session:
             jobs.record_determinism(session, job.id, 1, {"threads": threads})
     with database.reading() as session:
-        kinds = [e.type for e in jobs.events(session, job.id)]
-    assert kinds.count("job.determinism_changed") == 1
+        said = [e.data for e in jobs.events(session, job.id) if e.type == "job.determinism_changed"]
+    assert said == [{"attempt": 1, "before": {"threads": 1}, "now": {"threads": 2}}]
 
 
 def test_validation_is_fenced_and_bounded_too(database: Database, project: str) -> None:
