@@ -20,7 +20,7 @@ from api.problems import EVERYWHERE, documented, on_http_exception, on_store_una
 from api.routes import artifacts, catalogue, datasets, health, jobs, models, rounds
 from api.services import opened
 from api.validation import on_invalid_request
-from store.blobs import Vanishing
+from store.blobs import BlobsAway, Vanishing
 from store.settings import Settings
 
 VERSION = "0.1.0"
@@ -53,7 +53,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(Edge)
     app.add_exception_handler(HTTPException, on_http_exception)
     app.add_exception_handler(RequestValidationError, on_invalid_request)
-    for unavailable in (OperationalError, InterfaceError, PoolTimeout, Vanishing):
+    for unavailable in (OperationalError, InterfaceError, PoolTimeout, Vanishing, BlobsAway):
         app.add_exception_handler(unavailable, on_store_unavailable)
     return app
 

@@ -73,7 +73,7 @@ class Service:
         settings = self._settings
         if settings.sandbox == "on":
             try:
-                sandbox.check(settings.data_dir)
+                sandbox.check(settings.data_dir, settings.blob_dir)
             except sandbox.SandboxMissing as error:
                 raise ServiceError(str(error)) from error
         for folder in (settings.data_dir, self.log_dir, settings.data_dir / "broker"):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import secrets
 from pathlib import Path
 from typing import Literal
+from urllib.parse import unquote
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -19,6 +21,8 @@ class Settings(BaseSettings):
     data_dir: Path = Path("var")
     database_url: str | None = None
     broker_url: str = "redis://127.0.0.1:6379/0"
+    blob_url: str | None = None
+    """`s3://bucket/prefix` or `file:///folder`; left out, the folder `blobs` in the data directory."""
     api_key: SecretStr | None = None
     """A first key. Left out, one is made and printed once, when the database holds none."""
     secret_key: SecretStr | None = None
@@ -47,8 +51,25 @@ class Settings(BaseSettings):
         """The SQLAlchemy URL; left out, SQLite in the data directory."""
         return self.database_url or f"sqlite:///{self.data_dir.resolve() / 'espalier.db'}"
 
+    @field_validator("blob_url")
+    @classmethod
+    def _names_a_place(cls, url: str | None) -> str | None:
+        if url is not None and not re.fullmatch(r"file:///.+|s3://[^/]+(/.*)?", url):
+            raise ValueError(f"{url!r}: use s3://bucket/prefix, or file:///folder")
+        return url
+
+    @property
+    def blob_bucket(self) -> tuple[str, str] | None:
+        """Bucket and prefix; None: blobs lie in `blob_dir`."""
+        if self.blob_url is None or not self.blob_url.startswith("s3://"):
+            return None
+        bucket, _, prefix = self.blob_url.removeprefix("s3://").partition("/")
+        return bucket, prefix.strip("/")
+
     @property
     def blob_dir(self) -> Path:
+        if self.blob_url is not None and self.blob_url.startswith("file://"):
+            return Path(unquote(self.blob_url.removeprefix("file://")))
         return self.data_dir / "blobs"
 
     @property

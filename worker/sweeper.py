@@ -9,7 +9,7 @@ import threading
 from sqlalchemy.exc import DBAPIError
 
 from store import sweeps
-from store.blobs import BlobStore
+from store.blobs import open_blobs
 from store.database import Database
 from store.queue import Bell
 from store.settings import Settings
@@ -43,7 +43,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s sweeper %(levelname)s %(message)s")
     settings = Settings()
     database, bell = Database(settings.database), Bell(settings.broker_url)
-    blobs = BlobStore(settings.blob_dir)
+    blobs = open_blobs(settings)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -167,9 +167,17 @@ class Bench:
         return job
 
     def store_round(
-        self, job: Job, position: int, accuracy: float | None, sparsity: float, final: bool = False, **changes: Any
+        self,
+        job: Job,
+        position: int,
+        accuracy: float | None,
+        sparsity: float,
+        final: bool = False,
+        contents: dict[str, bytes] | None = None,
+        **changes: Any,
     ) -> None:
-        kinds = {kind: self.blobs.put([f"{kind} {position}".encode()], 100) for kind in ("model", "masks", "sparse")}
+        files = {kind: f"{kind} {position}".encode() for kind in ("model", "masks", "sparse")} | (contents or {})
+        kinds = {kind: self.blobs.put([content], len(content)) for kind, content in files.items()}
         with self.database.transaction() as session:
             for blob in kinds.values():
                 refer(session, blob)

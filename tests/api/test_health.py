@@ -24,7 +24,7 @@ def test_all_is_well(anonymous: TestClient) -> None:
     assert anonymous.get("/healthz").json() == {"status": "ok"}
     response = anonymous.get("/readyz")
     assert response.status_code == 200
-    assert response.json() == {"status": "ready", "database": "ok", "broker": "ok"}
+    assert response.json() == {"status": "ready", "database": "ok", "broker": "ok", "blobs": "ok"}
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def without_broker(settings: Settings, database: Database) -> Iterator[TestClien
 def test_without_its_broker_it_is_degraded(without_broker: TestClient) -> None:
     response = without_broker.get("/readyz")
     assert response.status_code == 200
-    assert response.json() == {"status": "degraded", "database": "ok", "broker": "away"}
+    assert response.json() == {"status": "degraded", "database": "ok", "broker": "away", "blobs": "ok"}
 
 
 def test_without_its_broker_it_takes_work_all_the_same(without_broker: TestClient, body: dict[str, Any]) -> None:
