@@ -10,10 +10,11 @@ from typing import Any, TypeVar
 
 from sqlalchemy.orm import Session
 
+from api.heads import PROGRAM
 from api.problems import Problem
 from api.schemas import JobRequest
 from api.validation import pointer
-from pruning.recipe import Recipe
+from pruning.recipe import Preprocessing, Recipe
 from pruning.schedules import PlannedRound, RecipeRefused, layer_sizes, plan
 from store import listing
 from store.tables import Dataset, IntakeStatus, Model
@@ -61,17 +62,34 @@ def _ready(session: Session, entity: type[Row], project_id: str, field: str, row
 def _check_fit(model: Model, model_report: Report, train: Report) -> None:
     input_shape = model_report.get("input_shape") or model.spec.get("input_shape")
     if input_shape is not None and list(input_shape) != list(train["input_shape"]):
+        again = (
+            "export the model for that shape"
+            if model.format == PROGRAM
+            else "add the model again with that input_shape"
+        )
         raise Problem(
             "dataset_mismatch",
             f"an example has shape {train['input_shape']}, the model takes {input_shape}; "
-            "reshape the examples, or add the model again with that input_shape",
+            f"reshape the examples, or {again}",
+            param="/dataset",
+        )
+    takes_tokens, has_tokens = model_report.get("input_dtype") in ("int64", "int32"), train["input_dtype"] == "int64"
+    if takes_tokens != has_tokens:
+        raise Problem(
+            "dataset_mismatch",
+            f"the examples are {train['input_dtype']}, the model takes "
+            + ("tokens; convert the inputs to int64" if takes_tokens else "no tokens; convert the inputs to float32"),
             param="/dataset",
         )
     if train["num_classes"] > model_report["num_outputs"]:
         raise Problem(
             "dataset_mismatch",
             f"the labels go up to {train['num_classes'] - 1}, but the model has {model_report['num_outputs']} outputs; "
-            f"add the model again with num_classes={train['num_classes']}",
+            + (
+                f"export it with {train['num_classes']}"
+                if model.format == PROGRAM
+                else f"add the model again with num_classes={train['num_classes']}"
+            ),
             param="/dataset",
         )
 
@@ -95,6 +113,8 @@ def _check_training(recipe: Recipe, train: Report, has_validation: bool) -> None
             f"a batch of {training.batch_size} is more than the {num_examples} examples that are trained on; "
             f"set it to {num_examples} or less",
         )
+    if train["input_dtype"] == "int64" and training.preprocessing != Preprocessing():
+        raise _refused(("training", "preprocessing"), "the examples are tokens, which are not scaled; leave it out")
     for field in ("mean", "std"):
         values = getattr(training.preprocessing, field)
         if isinstance(values, list) and len(values) != train["input_shape"][0]:

@@ -38,8 +38,16 @@ class ModelDocument(BaseModel):
     num_parameters_total: Reported[int | None] = Field(description="with biases and all")
     num_prunable: Reported[int | None] = Field(description="prunable layers")
     num_outputs: Reported[int | None]
-    layers: Reported[list[Json] | None]
-    error: Failure | None = Field(description="why it is invalid")
+    input_dtype: Reported[str | None] = Field(description="float32, or int64 for tokens")
+    output_layer: Reported[str | None] = Field(description="the last layer; a recipe may prune it less")
+    layers: Reported[list[Json] | None] = Field(
+        description="linear and convolution layers: name, type, shape, prunable (weight, unit), reason (why not), ..."
+    )
+    others: Reported[list[Json] | None] = Field(
+        description="parameters that are never pruned, biases of layers aside: name, shape, num_weights, reason"
+    )
+    smoke_test: Reported[Json | None] = Field(description="what was tried: batch_sizes, deterministic, train_loss")
+    error: Failure | None = Field(description="why it is invalid, and the line that mends it")
     created_at: datetime
 
 

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 from api.problems import Problem
 
-MODEL_FORMATS = ("safetensors", "architecture")
+PROGRAM = "exported_program"
+MODEL_FORMATS = (PROGRAM, "safetensors", "architecture")
 DATASET_FORMATS = ("npz", "safetensors")
 
+_EXPORT = "export it where it comes from: espalier.export_model(model, example_inputs, 'model.pt2')"
 _CONVERT = "convert it where it comes from: safetensors.torch.save_file(model.state_dict(), path)"
 _ELSEWHERE = {
-    "exported_program": f"exported programs are not taken yet; {_CONVERT}, and name its architecture=",
-    "onnx": f"ONNX files are not taken, because their training cannot be restored faithfully; {_CONVERT}",
-    "pickle": f"pickles run code when they are loaded; {_CONVERT}",
-    "torch": f"pickles run code when they are loaded; {_CONVERT}",
-    "torchscript": f"TorchScript can read and write files when it is loaded; {_CONVERT}",
+    "onnx": f"ONNX files are not taken, because their training cannot be restored faithfully; {_EXPORT}",
+    "pickle": f"pickles run code when they are loaded; {_EXPORT}",
+    "torch": f"pickles run code when they are loaded; {_EXPORT}",
+    "torchscript": f"TorchScript can read and write files when it is loaded; {_EXPORT}",
 }
 
 _MAX_HEADER_BYTES = 100_000_000
@@ -37,16 +38,25 @@ def check_dataset_format(format: str) -> None:
         )
 
 
-def look_at_model(head: bytes, size_bytes: int | None) -> None:
+def look_at_model(format: str, head: bytes, size_bytes: int | None) -> None:
     if _is_safetensors(head, size_bytes):
+        if format == PROGRAM:
+            raise Problem(
+                "invalid_content",
+                "this looks like safetensors; set format=safetensors and name its architecture=",
+                param="query:format",
+            )
         return
+    if format == PROGRAM and head.startswith(_ZIP):
+        return  # torch.save writes zips too: a worker tells them apart
     if head.startswith((_ZIP, _EMPTY_ZIP, _PICKLE)):
+        remedy = _EXPORT if format == PROGRAM else f"{_CONVERT}; of an exported program, set format={PROGRAM}"
         raise Problem(
             "unsupported_format",
-            f"this is a zip or a pickle, as torch.save writes them, which would run code when loaded; {_CONVERT}",
+            f"this is a zip or a pickle, as torch.save writes them, which would run code when loaded; {remedy}",
             param="",
         )
-    raise _not_safetensors()
+    raise _no_program() if format == PROGRAM else _not_safetensors()
 
 
 def look_at_dataset(format: str, head: bytes, size_bytes: int | None) -> None:
@@ -84,6 +94,10 @@ def _refuse_pickle(head: bytes) -> None:
             "this is a pickle, which would run code when loaded; write the arrays with numpy.savez",
             param="",
         )
+
+
+def _no_program() -> Problem:
+    return Problem("invalid_content", f"this is no .pt2 file, which begins as a zip does; {_EXPORT}", param="")
 
 
 def _not_safetensors() -> Problem:

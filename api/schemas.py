@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from pruning.recipe import Recipe
 from pruning.selection import Gate, Select
 
-ArtifactKind = Literal["model", "masks", "ticket", "sparse"]
+ArtifactKind = Literal["model", "masks", "ticket", "sparse", "program"]
 
 _YEAR_SECONDS = 366 * 24 * 3600
 _NO_NUL = r"^[^\x00]*$"  # PostgreSQL stores no NUL in a text
@@ -47,8 +47,12 @@ class JobRequest(BaseModel):
     deadline_seconds: Seconds | None = Field(None, description="fails this long after it was made; null: never")
     max_failures: int = Field(3, ge=1, le=100, description="lost workers in a row, with no round stored between")
     keep_rounds: Literal["all"] = "all"
-    artifacts: list[ArtifactKind] = Field(
-        default=["model", "masks", "ticket"], min_length=1, max_length=20, description="what each round offers"
+    artifacts: list[ArtifactKind] | None = Field(
+        None,
+        min_length=1,
+        max_length=20,
+        description="what each round offers; program, which torch.export.load reads, is of the selected round alone. "
+        "null: model, masks and ticket, and program where the model came as one",
     )
     cache: Literal["on", "off"] = "on"
     metadata: dict[MetadataKey, MetadataValue] = Field(

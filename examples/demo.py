@@ -2,8 +2,9 @@
 
     .venv/bin/python examples/demo.py
 
-Starts a service for itself, trains and prunes on scikit-learn's digits, and checks what comes back: the weights load
-into the user's own modules, are zero where the masks say, and are as accurate as the service reported.
+Starts a service for itself, exports two networks whose classes the service has never seen, has them trained and pruned
+on scikit-learn's digits, and checks what comes back: the weights load into the user's own modules, are zero where the
+masks say, and are as accurate as the service reported; and the pruned program, without its class, computes the same.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from typing import Any
 
 import torch
 from digits import SCALE, Split, load_splits
-from espalier import Client, EspalierError, Job, Round, read_masks
-from networks import ConvNet, LeNet, initialised
+from espalier import Client, EspalierError, Job, Round, export_model, read_masks
+from networks import LeNet, Sapling, initialised
 from pictures import Following, console, draw_curves, print_rounds, selected
 from pydantic import SecretStr
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from embedded.serve import Service, ServiceError
@@ -36,7 +37,6 @@ class Study:
 
     strategy: str
     network: type[nn.Module]
-    architecture: str
     recipe: dict[str, Any]
     gates: list[dict[str, Any]] = field(default_factory=list)
 
@@ -56,9 +56,9 @@ DROPNET: dict[str, Any] = {
 GOOD_ENOUGH = [{"metric": "accuracy", "op": ">=", "value": 0.95}]
 
 STUDIES = [
-    Study("lottery_ticket_reset", LeNet, "lenet_300_100", LOTTERY_TICKET, GOOD_ENOUGH),
-    Study("lottery_ticket_continue", LeNet, "lenet_300_100", LOTTERY_TICKET, GOOD_ENOUGH),
-    Study("dropnet", ConvNet, "conv2", DROPNET),
+    Study("lottery_ticket_reset", LeNet, LOTTERY_TICKET, GOOD_ENOUGH),
+    Study("lottery_ticket_continue", LeNet, LOTTERY_TICKET, GOOD_ENOUGH),
+    Study("dropnet", Sapling, DROPNET),
 ]
 
 
@@ -92,22 +92,20 @@ def own_key(path: Path) -> str:
 
 
 def post_jobs(client: Client, splits: dict[str, Split]) -> list[tuple[Study, Job]]:
-    """Upload the data and each network's first weights, then post one job per study."""
+    """Upload the data and each network, exported, and post one job per study."""
     dataset = client.upload_dataset(splits, name="digits")
+    images = torch.from_numpy(splits["train"][0][:2]) * SCALE
     models = {}
-    for architecture, network in {study.architecture: study.network for study in STUDIES}.items():
+    for network in {study.network for study in STUDIES}:
         with tempfile.TemporaryDirectory() as scratch:
-            weights = Path(scratch) / f"{architecture}.safetensors"
-            save_file(first_weights(network).state_dict(), weights)
-            models[architecture] = client.upload_model(
-                weights, architecture=architecture, input_shape=(1, 8, 8), num_classes=10
-            )
+            program = export_model(first_weights(network), images, Path(scratch) / f"{network.__name__}.pt2")
+            models[network] = client.upload_model(program)
     jobs = []
     for study in STUDIES:
         recipe = {"strategy": study.strategy, **study.recipe}
         # The priority goes before whatever else waits in this data directory.
         job = client.create_job(
-            model=models[study.architecture], dataset=dataset, recipe=recipe, gates=study.gates, priority=10
+            model=models[study.network], dataset=dataset, recipe=recipe, gates=study.gates, priority=10
         )
         jobs.append((study, job))
     return jobs
@@ -149,6 +147,10 @@ def verify(client: Client, study: Study, job: Job, rounds: list[Round], test: Sp
         kept = torch.from_numpy(mask)
         masks_hold &= not trained[name][~kept].any() and not ticket[name][~kept].any()
         tickets_hold &= torch.equal(ticket[name][kept], first[name][kept])
+    images = torch.from_numpy(test[0]) * SCALE
+    program = torch.export.load(files["program"]).module()
+    with torch.no_grad():
+        computes_the_same = torch.allclose(program(images), network.eval()(images), atol=1e-4)
     measured, reported = accuracy(network, test), chosen["metrics"]["test"]["accuracy"]
     agrees = abs(measured - reported) < 0.5 / len(test[0])  # not one example apart
 
@@ -159,10 +161,11 @@ def verify(client: Client, study: Study, job: Job, rounds: list[Round], test: Sp
             (masks_hold, "a weight that the masks remove is not zero"),
             (tickets_hold, "a weight of the ticket is not the one it started from"),
             (agrees, "the accuracies differ"),
+            (computes_the_same, "the exported program computes something else"),
         )
         if not holds
     ]
-    console.print(f"[bold red]Wrong: {'; '.join(complaints)}.[/]" if complaints else "Masks and ticket hold.")
+    console.print(f"[bold red]Wrong: {'; '.join(complaints)}.[/]" if complaints else "Masks, ticket and program hold.")
     return not complaints
 
 

@@ -16,7 +16,7 @@ from pruning.schedules import RecipeRefused
 
 @dataclass(frozen=True)
 class Split:
-    """`inputs` (n, ...) as stored, uint8 or floating point; `targets` (n,) int64 class numbers."""
+    """`inputs` (n, ...) as stored: uint8, floating point, or int64 tokens; `targets` (n,) int64 class numbers."""
 
     inputs: Tensor
     targets: Tensor
@@ -70,8 +70,13 @@ def preprocessor(preprocessing: Preprocessing, inputs: Tensor) -> Callable[[Tens
         inputs: (n, ...) the split that batches are taken from; its dtype gives the scale where none is stated.
 
     Raises:
-        RecipeRefused: a list of means or deviations does not fit the first axis of an example.
+        RecipeRefused: a list of means or deviations does not fit the first axis of an example, or examples are tokens
+            (int64), which stand for something and stay as they are.
     """
+    if inputs.dtype == torch.int64:
+        if preprocessing != Preprocessing():
+            raise RecipeRefused(("training", "preprocessing"), "tokens (int64) are not scaled; leave it out")
+        return lambda batch: batch
     scale = preprocessing.scale
     if scale is None:
         scale = 1 / 255 if inputs.dtype == torch.uint8 else 1.0

@@ -8,14 +8,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.functional import cross_entropy
 
 from pruning.formats.errors import FormatError
-from pruning.graph import UntraceableError, find_layers, output_layers, trace_with_shapes
+from pruning.graph import Layer, UntraceableError, canonical_names, find_layers, output_layers, trace_with_shapes
+from pruning.inputs import input_dtype, noise, takes_whole_numbers
 from pruning.randomness import generator, global_stream
 from pruning.training import evaluating
 from pruning.unit_flow import find_units
+
+SMOKE_BATCHES = (2, 3)
 
 
 def inspect_model(module: nn.Module, input_shape: Sequence[int]) -> dict[str, Any]:
@@ -24,19 +27,22 @@ def inspect_model(module: nn.Module, input_shape: Sequence[int]) -> dict[str, An
     The module is left as it is.
 
     Args:
-        input_shape: of one example.
+        input_shape: of one example. A module's `input_dtype`, if it has one, is that of its examples.
 
     Returns:
         num_parameters (prunable weights), num_parameters_total (with biases and all), num_prunable (layers), layers,
-        output_layer (a path), num_outputs. A layer has name, type, shape (of its weight), num_weights, num_units,
-        prunable (the granularities), reason (why not by every one, else None), is_output, and group: the layer under
-        whose name its units are pruned and counted, None where they are not prunable.
+        others, input_shape, input_dtype, output_layer (a path), num_outputs, smoke_test (what was tried, and its
+        loss). A layer has name, type, shape (of its weight), num_weights, num_units, prunable (the granularities),
+        reason (why not by every one, else None), is_output, and group: the layer under whose name its units are pruned
+        and counted, None where they are not prunable. `others` are the parameters that are never pruned, biases of
+        layers aside: name, shape, num_weights, reason.
 
     Raises:
         FormatError: the model cannot be followed as a graph, or fails the smoke test.
     """
     module = copy.deepcopy(module)
-    example = torch.randn(2, *input_shape, generator=generator(0, "smoke test"))
+    _check_input_dtype(module)
+    example = noise(module, 2, input_shape, generator(0, "smoke test"))
     try:
         graph_module = trace_with_shapes(module, example)
         found = find_layers(module, graph_module)
@@ -47,47 +53,99 @@ def inspect_model(module: nn.Module, input_shape: Sequence[int]) -> dict[str, An
         raise FormatError("model", "has no linear or convolution layer whose weights could be pruned")
 
     group_of = {layer: group.name for group in groups for layer in group.layers}
-    layers = []
-    for layer in found:
-        weight = layer.module.weight
-        prunable = [] if layer.is_tied else ["weight"]
-        reason = "its weight is that of another layer, and counted there" if layer.is_tied else reasons.get(layer.name)
-        layers.append(
-            {
-                "name": layer.name,
-                "type": type(layer.module).__name__,
-                "shape": list(weight.shape),
-                "num_weights": weight.numel(),
-                "num_units": len(weight),
-                "prunable": prunable + ["unit"] * (layer.name in group_of),
-                "reason": reason,
-                "is_output": layer.is_output,
-                "group": group_of.get(layer.name),
-            }
-        )
     return {
         "num_parameters": sum(layer.module.weight.numel() for layer in found if not layer.is_tied),
         "num_parameters_total": sum(parameter.numel() for parameter in module.parameters()),
         "num_prunable": sum(not layer.is_tied for layer in found),
-        "layers": layers,
-        "output_layer": next(iter(output_layers(graph_module))),
-        "num_outputs": smoke_test(module, input_shape),
+        "layers": [_describe(layer, group_of.get(layer.name), reasons.get(layer.name)) for layer in found],
+        "others": _other_parameters(module, graph_module, found),
+        "input_shape": list(input_shape),
+        "input_dtype": str(input_dtype(module)).removeprefix("torch."),
+        "output_layer": next(iter(output_layers(graph_module)), None),
+        **smoke_test(module, input_shape),
     }
 
 
-def smoke_test(module: nn.Module, input_shape: Sequence[int]) -> int:
+def _check_input_dtype(module: nn.Module) -> None:
+    dtype = input_dtype(module)
+    if dtype is not torch.float32 and not takes_whole_numbers(module):
+        raise FormatError(
+            "model",
+            f"takes inputs of {dtype}; training is in float32: model.float(), and export it with a sample batch of "
+            "float32 (or of int64, where it begins with an embedding)",
+        )
+
+
+def _describe(layer: Layer, group: str | None, reason: str | None) -> dict[str, Any]:
+    if layer.is_tied:
+        reason = "its weight is that of another layer, and counted there"
+    return {
+        "name": layer.name,
+        "type": type(layer.module).__name__,
+        "shape": list(layer.module.weight.shape),
+        "num_weights": layer.module.weight.numel(),
+        "num_units": len(layer.module.weight),
+        "prunable": ["weight"] * (not layer.is_tied) + ["unit"] * (group is not None),
+        "reason": reason,
+        "is_output": layer.is_output,
+        "group": group,
+    }
+
+
+_NORMS = (
+    *(nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm),
+    *([nn.RMSNorm] if hasattr(nn, "RMSNorm") else []),
+)
+_WHY_NOT: list[tuple[type[nn.Module] | tuple[type[nn.Module], ...], str]] = [
+    (_NORMS, "scales or shifts a normalisation; it goes with the units before it, where those are pruned"),
+    (nn.Embedding, "is a table that is looked up; only layers that multiply are pruned"),
+    (nn.RNNBase, "belongs to a recurrent layer; those are trained and left whole"),
+    (nn.modules.conv._ConvTransposeNd, "belongs to a transposed convolution; those are trained and left whole"),
+]
+_UNUSED = "is not used in the forward pass"
+_BARE = "is used by an operation, not by an nn.Linear or nn.Conv layer of its own; it is trained and left whole"
+
+
+def _other_parameters(module: nn.Module, graph_module: fx.GraphModule, found: list[Layer]) -> list[dict[str, Any]]:
+    first_name = canonical_names(module)
+    ours = {first_name[f"{layer.name}.{part}"] for layer in found for part, _ in layer.module.named_parameters()}
+    modules = dict(graph_module.named_modules(remove_duplicate=False))
+    used: set[str] = set()
+    for node in graph_module.graph.nodes:
+        if node.op == "call_module":
+            used |= {f"{node.target}.{name}" for name, _ in modules[str(node.target)].named_parameters()}
+        elif node.op == "get_attr":
+            used.add(str(node.target))
+    used = {first_name[name] for name in used if name in first_name}
+
+    others = []
+    for name, parameter in module.named_parameters():
+        if name in ours:
+            continue
+        owner = module.get_submodule(name.rpartition(".")[0])
+        reason = next((why for kinds, why in _WHY_NOT if isinstance(owner, kinds)), _BARE)
+        if name not in used:
+            reason = _UNUSED
+        others.append(
+            {"name": name, "shape": list(parameter.shape), "num_weights": parameter.numel(), "reason": reason}
+        )
+    return others
+
+
+def smoke_test(module: nn.Module, input_shape: Sequence[int]) -> dict[str, Any]:
     """Evaluate at two batch sizes, twice, and train one step on noise. Modifies the module.
 
     Returns:
-        the number of outputs.
+        num_outputs, and smoke_test: batch_sizes, deterministic (always true: else it is refused), train_loss (in nats,
+        of the one step).
 
     Raises:
         FormatError: saying what failed.
     """
-    noise = torch.randn(3, *input_shape, generator=generator(0, "smoke test"))
+    inputs = noise(module, max(SMOKE_BATCHES), input_shape, generator(0, "smoke test"))
     with evaluating(module), torch.no_grad():
-        outputs = {batch: _run(module, noise[:batch]) for batch in (2, 3)}
-        again = _run(module, noise)
+        outputs = {batch: _run(module, inputs[:batch]) for batch in SMOKE_BATCHES}
+        again = _run(module, inputs)
     for batch, output in outputs.items():
         if output.dim() != 2 or output.shape != (batch, outputs[2].shape[-1]):
             raise FormatError(
@@ -99,8 +157,9 @@ def smoke_test(module: nn.Module, input_shape: Sequence[int]) -> int:
         raise FormatError("model", "gives NaN or infinity on standard normal noise; check its weights")
     if not torch.equal(outputs[3], again):
         raise FormatError("model", "gives other outputs when evaluated again; it must be deterministic in eval mode")
-    _train_one_step(module, noise)
-    return again.shape[1]
+    loss = _train_one_step(module, inputs)
+    tried = {"batch_sizes": list(SMOKE_BATCHES), "deterministic": True, "train_loss": loss}
+    return {"num_outputs": again.shape[1], "smoke_test": tried}
 
 
 def _run(module: nn.Module, inputs: Tensor) -> Tensor:
@@ -113,11 +172,16 @@ def _run(module: nn.Module, inputs: Tensor) -> Tensor:
     return output
 
 
-def _train_one_step(module: nn.Module, noise: Tensor) -> None:
+def _train_one_step(module: nn.Module, inputs: Tensor) -> float:
     module.train()
-    optimizer = torch.optim.SGD(module.parameters(), lr=1e-3)
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    if not trained:
+        raise FormatError(
+            "model", "has only frozen parameters: for p in model.parameters(): p.requires_grad_(True), and export again"
+        )
+    optimizer = torch.optim.SGD(trained, lr=1e-3)
     with global_stream(0, "smoke test"):
-        loss = cross_entropy(_run(module, noise), torch.zeros(len(noise), dtype=torch.int64))
+        loss = cross_entropy(_run(module, inputs), torch.zeros(len(inputs), dtype=torch.int64))
         try:
             loss.backward()  # type: ignore[no-untyped-call]
         except RuntimeError as error:
@@ -125,3 +189,4 @@ def _train_one_step(module: nn.Module, noise: Tensor) -> None:
     optimizer.step()
     if not math.isfinite(loss.item()) or not all(bool(torch.isfinite(p).all()) for p in module.parameters()):
         raise FormatError("model", "is no longer finite after one training step on noise; check its weights")
+    return loss.item()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.graph import LAYER_TYPES, canonical_names
+from pruning.inputs import blank_inputs
 from pruning.rewinding import restore
 from pruning.rounds import Round
 from pruning.training import evaluating
@@ -97,7 +98,7 @@ def macs(model: nn.Module, example_shape: Sequence[int], masks: Mapping[str, Ten
     handles = [module.register_forward_hook(count) for module in paths]
     try:
         with evaluating(model), torch.no_grad():
-            model(torch.zeros(1, *example_shape))
+            model(blank_inputs(model, 1, example_shape))
     finally:
         for handle in handles:
             handle.remove()
@@ -106,7 +107,7 @@ def macs(model: nn.Module, example_shape: Sequence[int], masks: Mapping[str, Ten
 
 def latency_ms(model: nn.Module, example_shape: Sequence[int], num_forwards: int = 20) -> dict[str, Any]:
     """{"p50", "p95", "conditions"}: milliseconds of a forward pass of one example, after three to warm up."""
-    example = torch.zeros(1, *example_shape)
+    example = blank_inputs(model, 1, example_shape)
     milliseconds = []
     with evaluating(model), torch.no_grad():
         for _ in range(3 + num_forwards):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import delete, insert, select, update
 from sqlalchemy.orm import Session
 
 from store import leases
@@ -140,21 +140,46 @@ def record_round(
         )
     )
     for artifact in artifacts:
-        session.execute(
-            insert(Artifact).values(
-                id=new_id("art"),
-                project_id=job.project_id,
-                job_id=job.id,
-                position=position,
-                kind=artifact.kind,
-                format=artifact.format,
-                filename=artifact.filename,
-                size_bytes=artifact.blob.size_bytes,
-                blob_digest=artifact.blob.digest,
-                created_at=now(),
-            )
-        )
+        _insert(session, job, position, artifact)
     _emit(session, job.id, "round.stored", {"position": position, "number": number, "sparsity": sparsity})
+
+
+def attach(session: Session, job: Job, position: int, artifact: NewArtifact) -> None:
+    """One more artifact of a stored round; an earlier attempt's, cut off behind it, gives way. Raises Fenced."""
+    _hold(session, job)
+    session.execute(
+        delete(Artifact).where(Artifact.job_id == job.id, Artifact.position == position, Artifact.kind == artifact.kind)
+    )
+    _insert(session, job, position, artifact)
+
+
+def remark(session: Session, job: Job, type_: str, data: dict[str, Any]) -> None:
+    """An event of this attempt, for its user to read. Raises Fenced."""
+    _hold(session, job)
+    _emit(session, job.id, type_, data)
+
+
+def _hold(session: Session, job: Job) -> None:
+    """The job's row, locked and still this attempt's. Raises Fenced."""
+    if session.scalar(select(Job.id).where(*holds(Job, job.id, job.attempt)).with_for_update()) is None:
+        raise Fenced(job.id)
+
+
+def _insert(session: Session, job: Job, position: int, artifact: NewArtifact) -> None:
+    session.execute(
+        insert(Artifact).values(
+            id=new_id("art"),
+            project_id=job.project_id,
+            job_id=job.id,
+            position=position,
+            kind=artifact.kind,
+            format=artifact.format,
+            filename=artifact.filename,
+            size_bytes=artifact.blob.size_bytes,
+            blob_digest=artifact.blob.digest,
+            created_at=now(),
+        )
+    )
 
 
 def complete(session: Session, job_id: str, attempt: int, selected_position: int, passed: bool) -> None:

@@ -18,7 +18,17 @@ from store.tables import Dataset, Job, Model, Round
 from store.transitions import Trigger
 from worker.folder import Folder
 from worker.lease import Lease
-from worker.messages import AnyMessage, Failed, Finished, RoundDone, Started, Validated
+from worker.messages import (
+    AnyMessage,
+    BadMessage,
+    Exported,
+    Failed,
+    Finished,
+    NotExported,
+    RoundDone,
+    Started,
+    Validated,
+)
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +37,7 @@ FORMATS = {
     "masks": ("safetensors", "masks.safetensors"),
     "ticket": ("safetensors", "ticket.safetensors"),
     "sparse": ("safetensors.zst", "model.sparse.safetensors.zst"),
+    "program": ("exported_program", "model.pt2"),
 }
 """By artifact kind: format, and the name under which it is downloaded."""
 
@@ -44,8 +55,9 @@ class JobAttempt:
         records = [_record(row) for row in rounds]
         if records:
             # A resume goes on from the last entry, and the final entry takes the masks of the last that passed.
+            # That of the selected one may be written as a program at the end.
             passing = last_passing(records, self.recipe.stop.accuracy_floor)
-            for position in {records[-1].position, passing.position}:
+            for position in {records[-1].position, passing.position, self._select(records)[0].position}:
                 for kind, digest in self.lease.write(partial(self._digests, position)).items():
                     inputs[f"{position}.{kind}"] = digest
         for name, digest in inputs.items():
@@ -53,9 +65,13 @@ class JobAttempt:
         return {
             "work": "prune",
             "folder": str(self.folder.root),
+            "format": "safetensors" if model.format == "architecture" else model.format,
             "model": model.spec,
             "dataset_format": dataset.format,
             "recipe": self.recipe.to_json(),
+            "gates": self.job.gates,
+            "select": self.job.select,
+            "artifacts": self.job.artifacts,
             "rounds": [vars(record) for record in records],
             "threads": self.settings.worker_threads,
             "memory_bytes": self.settings.child_memory_bytes + self._num_bytes(dataset),
@@ -73,6 +89,14 @@ class JobAttempt:
                 )
             case RoundDone():
                 self._store_round(message)
+            case Exported():
+                self._store_program(message)
+            case NotExported():
+                self.lease.write(
+                    lambda session: jobs.remark(
+                        session, self.job, "artifact.missing", {"kind": "program", "reason": message.reason}
+                    )
+                )
             case Finished():
                 self.lease.write(self._complete)
                 return True
@@ -131,15 +155,29 @@ class JobAttempt:
                 lease_seconds=self.lease.seconds,
             )
 
-        files = {kind: name for kind, name in done.files.items() if kind in FORMATS}
+        files = {kind: name for kind, name in done.files.items() if kind in FORMATS and kind != "program"}
         _store(self.lease, self.folder, self.blobs, files, record)
         for name in files.values():
             self.folder.discard(name)
 
-    def _complete(self, session: Session) -> None:
-        records = [_record(row) for row in jobs.stored_rounds(session, self.job.id)]
+    def _store_program(self, exported: Exported) -> None:
+        rounds = self.lease.write(lambda session: jobs.stored_rounds(session, self.job.id))
+        if not rounds or self._select([_record(row) for row in rounds])[0].position != exported.position:
+            raise BadMessage(f"the program is said to be of position {exported.position}, which is not selected")
+
+        def record(blobs: dict[str, StoredBlob], session: Session) -> None:
+            refer(session, blobs["program"])
+            artifact = jobs.NewArtifact("program", *FORMATS["program"], blobs["program"])
+            jobs.attach(session, self.job, exported.position, artifact)
+
+        _store(self.lease, self.folder, self.blobs, {"program": exported.file}, record)
+
+    def _select(self, records: list[RoundRecord]) -> tuple[RoundRecord, bool]:
         gates = [Gate.model_validate(gate) for gate in self.job.gates]
-        selected, passed = select_round(records, gates, self.recipe.stop.accuracy_floor, cast(Select, self.job.select))
+        return select_round(records, gates, self.recipe.stop.accuracy_floor, cast(Select, self.job.select))
+
+    def _complete(self, session: Session) -> None:
+        selected, passed = self._select([_record(row) for row in jobs.stored_rounds(session, self.job.id)])
         jobs.complete(session, self.job.id, self.job.attempt, selected.position, passed)
 
 

@@ -51,6 +51,19 @@ class RoundDone(Message):
     """By kind: model, masks, ticket, sparse."""
 
 
+class Exported(Message):
+    """The selected round as a program, written once, behind the last round."""
+
+    type: Literal["exported"] = "exported"
+    position: Position
+    file: FileName
+
+
+class NotExported(Message):
+    type: Literal["not_exported"] = "not_exported"
+    reason: str = Field(max_length=2000)
+
+
 class Finished(Message):
     """The loop ended by its own rules."""
 
@@ -72,7 +85,10 @@ class Failed(Message):
     message: str = Field(max_length=20_000)
 
 
-AnyMessage = Annotated[Started | Progress | RoundDone | Finished | Validated | Failed, Field(discriminator="type")]
+AnyMessage = Annotated[
+    Started | Progress | RoundDone | Exported | NotExported | Finished | Validated | Failed,
+    Field(discriminator="type"),
+]
 _MESSAGES: TypeAdapter[AnyMessage] = TypeAdapter(AnyMessage)
 
 

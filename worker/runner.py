@@ -20,21 +20,36 @@ from typing import Any
 
 import torch
 
-from pruning.formats.architectures import build
+from pruning.formats.architectures import Network, build
 from pruning.formats.datasets import describe, read_dataset
 from pruning.formats.errors import FormatError
+from pruning.formats.exported_program import Program, write_program
+from pruning.formats.models import read_model
 from pruning.formats.results import read_masks, write_masks, write_sparse, write_state
-from pruning.formats.weights import load_into, read_state_dict
+from pruning.formats.weights import read_state_dict
 from pruning.intake import inspect_model
 from pruning.iterative import Resume, Round, Stored, prune_iteratively
 from pruning.masks import MaskError
 from pruning.recipe import Recipe
 from pruning.reports import round_report
+from pruning.rewinding import State, restore
 from pruning.schedules import RecipeRefused
-from pruning.selection import RoundRecord
+from pruning.selection import Gate, RoundRecord, select_round
 from pruning.training import Diverged
 from worker import sandbox
-from worker.messages import Failed, Finished, Message, Metrics, Progress, RoundDone, Started, Validated, printable
+from worker.messages import (
+    Exported,
+    Failed,
+    Finished,
+    Message,
+    Metrics,
+    NotExported,
+    Progress,
+    RoundDone,
+    Started,
+    Validated,
+    printable,
+)
 
 STOPPED = 75
 """Exit code after an order to stop."""
@@ -67,6 +82,12 @@ class Runner:
             self._fail("disconnected", str(error))
         except Diverged as error:
             self._fail("diverged", str(error))
+        except IndexError as error:
+            # Of all that a model is given, only tokens are looked up in a table.
+            remedy = (
+                "its inputs hold a number that the model has no embedding for, or its labels one it has no output for"
+            )
+            self._fail("dataset_mismatch", f"{remedy} ({error}); number both from 0, below the sizes of the model")
         except (MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise
@@ -81,15 +102,32 @@ class Runner:
     def _prune(self) -> None:
         order = self._order
         recipe = Recipe.model_validate(order["recipe"])
+        gates = [Gate.model_validate(gate) for gate in order["gates"]]
         self._say(Started(determinism=determinism_class()))
-        model = build(**order["model"])
-        load_into(model, read_state_dict(self.inputs / "model"))
+        model = read_model(self.inputs / "model", order["format"], order["model"])
         dataset = read_dataset(self.inputs / "dataset", order["dataset_format"])
         rounds = [RoundRecord(**record) for record in order["rounds"]]
-        resume = Resume(rounds, self._load) if rounds else None
+        resume = Resume(list(rounds), self._load) if rounds else None
+        state: State | None = None  # of the round selected so far; null: of one that was stored before this attempt
         for round_ in prune_iteratively(model, dataset, recipe, resume=resume, progress=self._progress):
             self._announce(round_, model)
+            rounds.append(round_.record)
+            selected, _ = select_round(rounds, gates, recipe.stop.accuracy_floor, order["select"])
+            state = round_.state if selected.position == round_.position else state
+        if "program" in order["artifacts"]:
+            selected, _ = select_round(rounds, gates, recipe.stop.accuracy_floor, order["select"])
+            self._export(model, selected.position, state or self._load(selected.position).state)
         self._say(Finished())
+
+    def _export(self, model: Network | Program, position: int, state: State) -> None:
+        """Once, at the end: an export takes as long as many rounds of a small network."""
+        restore(model, state)
+        try:
+            write_program(self.outputs / "program.pt2", model, model.input_shape)
+        except Exception as error:  # a result that cannot be written in one format of several is not a lost job
+            self._say(NotExported(reason=printable(f"{type(error).__name__}: {error}")[:2000]))
+        else:
+            self._say(Exported(position=position, file="program.pt2"))
 
     def _load(self, position: int) -> Stored:
         return Stored(read_state_dict(self.inputs / f"{position}.model"), read_masks(self.inputs / f"{position}.masks"))
@@ -114,16 +152,15 @@ class Runner:
         )
 
     def _validate_model(self) -> None:
-        spec = self._order["model"]
-        model = build(**spec)
+        format, spec = self._order["format"], self._order["model"]
         weights = None
-        if self._order["format"] == "safetensors":
-            load_into(model, read_state_dict(self.inputs / "upload"))
-        else:
+        if format == "architecture":
+            model: Network | Program = build(**spec)
             weights = "weights"
             write_state(self.outputs / weights, model.state_dict())
-        report = inspect_model(model, model.input_shape) | {"input_shape": list(model.input_shape)}
-        self._say(Validated(report=report, weights=weights))
+        else:
+            model = read_model(self.inputs / "upload", format, spec)
+        self._say(Validated(report=inspect_model(model, model.input_shape), weights=weights))
 
     def _validate_dataset(self) -> None:
         dataset = read_dataset(self.inputs / "upload", self._order["format"])

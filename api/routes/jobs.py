@@ -12,13 +12,14 @@ from api.admission import Admitted, admit
 from api.auth import KeyedRoute, ProjectId
 from api.conditional import is_current
 from api.documents import EventDocument, JobDocument, PlanDocument, PlannedRoundDocument
+from api.heads import PROGRAM
 from api.job_documents import job_documents
 from api.pages import After, Limit, Page, RowId, found, missing
 from api.problems import EVERYWHERE, Problem, documented
 from api.schemas import JobRequest, Reference
 from api.services import Here, Services
 from store import jobs, listing
-from store.tables import Job, JobStatus
+from store.tables import Job, JobStatus, Model
 from store.transitions import InvalidTransition, Trigger
 
 router = APIRouter(tags=["jobs"], route_class=KeyedRoute)
@@ -71,7 +72,7 @@ def _columns(given: JobRequest, admitted: Admitted, pool: str) -> dict[str, Any]
         "recipe": given.recipe.to_json(),
         "gates": [gate.model_dump() for gate in given.gates],
         "select": given.select,
-        "artifacts": list(dict.fromkeys(given.artifacts)),
+        "artifacts": list(dict.fromkeys(given.artifacts or _default_artifacts(admitted.model))),
         "pool": pool,
         "priority": given.priority,
         "max_failures": given.max_failures,
@@ -80,6 +81,10 @@ def _columns(given: JobRequest, admitted: Admitted, pool: str) -> dict[str, Any]
         "options": {"keep_rounds": given.keep_rounds, "cache": given.cache, "metadata": given.metadata},
         "planned_rounds": admitted.planned[-1].number,
     }
+
+
+def _default_artifacts(model: Model) -> list[str]:
+    return ["model", "masks", "ticket"] + ["program"] * (model.format == PROGRAM)
 
 
 def _plan(given: JobRequest, admitted: Admitted, pool: str) -> PlanDocument:

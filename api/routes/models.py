@@ -1,7 +1,8 @@
-"""Models: a file of weights for a named architecture, or a named architecture with fresh weights from a seed."""
+"""Models: an exported program, a file of weights for a named architecture, or one with fresh weights from a seed."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
@@ -10,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 
 from api.auth import KeyedRoute, ProjectId
 from api.documents import ModelDocument
-from api.heads import MODEL_FORMATS, check_model_format, look_at_model
+from api.heads import MODEL_FORMATS, PROGRAM, check_model_format, look_at_model
 from api.pages import After, Limit, Page, RowId, found
 from api.problems import EVERYWHERE, Problem, documented
 from api.services import Here, Services
@@ -54,14 +55,20 @@ async def create_model(
 ) -> ModelDocument:
     """Upload the file as the raw body. It is validated next: poll until `status` is ready or invalid.
 
-    With `format=architecture` the body is empty and the weights are drawn from `seed`.
+    `format=exported_program` takes what `torch.export.save` wrote of any network: it says itself what it consists of.
+    `format=safetensors` takes the weights of the named `architecture`. With `format=architecture` the body is empty and
+    the weights are drawn from `seed`.
     """
     check_model_format(format)
-    spec = {
-        "architecture": _known(architecture, format),
-        "input_shape": [int(side) for side in input_shape.split(",")] if input_shape else None,
-        "num_classes": num_classes,
-    }
+    spec: dict[str, Any] = {}
+    if format == PROGRAM:
+        _refuse_spec({"architecture": architecture, "input_shape": input_shape, "num_classes": num_classes})
+    else:
+        spec = {
+            "architecture": _known(architecture, format),
+            "input_shape": [int(side) for side in input_shape.split(",")] if input_shape else None,
+            "num_classes": num_classes,
+        }
     blob = None
     if format == "architecture":
         spec["seed"] = seed or 0
@@ -69,10 +76,16 @@ async def create_model(
     elif seed is not None:
         raise Problem("invalid_request", "the weights are in the file; leave seed out", param="query:seed")
     else:
-        blob = await receive(request, services, look_at_model)
+        blob = await receive(request, services, partial(look_at_model, format))
     created = await run_in_threadpool(_create, services, project_id, name, format, spec, blob)
     response.headers["Location"] = f"/v1/models/{created.id}"
     return created
+
+
+def _refuse_spec(given: dict[str, str | int | None]) -> None:
+    for name, value in given.items():
+        if value is not None:
+            raise Problem("invalid_request", f"the program says it itself; leave {name} out", param=f"query:{name}")
 
 
 def _known(architecture: str | None, format: str) -> str:
@@ -151,7 +164,11 @@ def _document(row: Model, size_bytes: int | None) -> ModelDocument:
         num_parameters_total=report.get("num_parameters_total"),
         num_prunable=report.get("num_prunable"),
         num_outputs=report.get("num_outputs"),
+        input_dtype=report.get("input_dtype"),
+        output_layer=report.get("output_layer"),
         layers=report.get("layers"),
+        others=report.get("others"),
+        smoke_test=report.get("smoke_test"),
         error=row.error,
         created_at=row.created_at,
     )

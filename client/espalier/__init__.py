@@ -1,7 +1,8 @@
 """Espalier from Python: upload a network and a dataset, post a recipe, follow the job, download what it found.
 
+export_model(network, images[:2], "network.pt2")
 with Client("http://127.0.0.1:8000", api_key) as client:
-    model = client.upload_model("lenet.safetensors", architecture="lenet_300_100")
+    model = client.upload_model("network.pt2")
     dataset = client.upload_dataset("mnist.npz")
     job = client.create_job(model=model, dataset=dataset, recipe={"strategy": "lottery_ticket_reset"})
     job = client.wait(job["id"])
@@ -12,11 +13,13 @@ from espalier.errors import (
     ApiError,
     DigestMismatch,
     EspalierError,
+    ExportError,
     JobFailed,
     NotReady,
     Unreachable,
     WaitTimedOut,
 )
+from espalier.exporting import export_model
 from espalier.masks import read_masks
 from espalier.shapes import Artifact, Dataset, Job, Model, Problem, Round
 
@@ -27,6 +30,7 @@ __all__ = [
     "Dataset",
     "DigestMismatch",
     "EspalierError",
+    "ExportError",
     "Job",
     "JobFailed",
     "Model",
@@ -35,5 +39,6 @@ __all__ = [
     "Round",
     "Unreachable",
     "WaitTimedOut",
+    "export_model",
     "read_masks",
 ]

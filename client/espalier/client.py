@@ -47,21 +47,24 @@ class Client:
         self,
         file: Upload,
         *,
-        architecture: str,
+        architecture: str | None = None,
         name: str | None = None,
         input_shape: tuple[int, ...] | None = None,
         num_classes: int | None = None,
-        format: str = "safetensors",
+        format: str | None = None,
         wait: bool = True,
     ) -> Model:
-        """Stream a file of weights for a named architecture. Waits until the service has validated it.
+        """Stream a network, as `export_model` wrote it, or a file of weights for a named architecture. Waits until the
+        service has validated it.
+
+        `format`, left out, is safetensors where an architecture is named, else exported_program.
 
         Raises:
             NotReady: the service found it invalid; the message is the service's.
         """
         spec = {
             "name": name or _name_of(file, "model"),
-            "format": format,
+            "format": format or ("safetensors" if architecture else "exported_program"),
             "architecture": architecture,
             "input_shape": input_shape and ",".join(map(str, input_shape)),
             "num_classes": num_classes,

@@ -9,6 +9,10 @@ class EspalierError(Exception):
     """All errors of this package."""
 
 
+class ExportError(EspalierError):
+    """A module that cannot be exported: says what in it, where, and what to write instead."""
+
+
 class Unreachable(EspalierError):
     """No answer: the service is away, or the connection was cut and stayed so."""
 

@@ -20,7 +20,7 @@ from pruning.data import Dataset, Split
 from pruning.formats.errors import FormatError
 
 SPLITS = ("train", "validation", "test")
-INPUT_DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
+INPUT_DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int32, torch.int64)
 MAX_CLASSES = 100_000
 MAX_NPZ_BYTES = 8 << 30
 
@@ -29,7 +29,7 @@ _DAMAGED = (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, OSErr
 
 
 def read_dataset(path: Path, format: Literal["npz", "safetensors"], max_npz_bytes: int = MAX_NPZ_BYTES) -> Dataset:
-    """Read and check a dataset; a safetensors file stays memory-mapped. float64 inputs become float32.
+    """Read and check a dataset; a safetensors file stays memory-mapped. float64 inputs become float32, int32 int64.
 
     Args:
         max_npz_bytes: the most that the arrays of an npz file may take, uncompressed.
@@ -102,12 +102,14 @@ def _read_split(name: str, tensors: Mapping[str, Tensor]) -> Split:
         )
     if inputs.dtype == torch.float64:
         inputs = inputs.float()
+    if inputs.dtype == torch.int32:
+        inputs = inputs.long()
     return Split(inputs, targets.long())
 
 
 def _check_inputs(key: str, inputs: Tensor) -> None:
     if inputs.dtype not in INPUT_DTYPES:
-        raise FormatError(key, f"has dtype {inputs.dtype}; convert it to uint8 or float32")
+        raise FormatError(key, f"has dtype {inputs.dtype}; convert it to uint8 or float32, tokens to int64")
     if inputs.dim() < 2 or inputs.numel() == 0:
         raise FormatError(
             key, f"has shape {tuple(inputs.shape)}; give (examples, ...), at least one example, none empty"

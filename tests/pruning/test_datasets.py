@@ -76,7 +76,7 @@ REFUSED = {
     "new label": ({"test_targets": np.array([0, 3])}, "test.targets: has label 3"),
     "shapes": ({"test_inputs": np.zeros((2, 1, 2, 3), np.uint8)}, "test.inputs: examples have shape"),
     "dtypes": ({"test_inputs": np.zeros((2, 1, 2, 2), np.float32)}, "test.inputs: has dtype"),
-    "int inputs": ({"train_inputs": np.zeros((6, 1, 2, 2), np.int32)}, "train.inputs: has dtype torch.int32"),
+    "int16 inputs": ({"train_inputs": np.zeros((6, 1, 2, 2), np.int16)}, "train.inputs: has dtype torch.int16"),
 }
 
 

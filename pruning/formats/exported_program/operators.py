@@ -103,15 +103,42 @@ _RANDOM = {
 }
 
 
+_MENDS = {
+    "empty empty_like new_empty empty_strided": (
+        "torch.zeros(...) in its place: memory that was never written is not read"
+    ),
+    "as_strided": "x.reshape(...), x.unfold(...) or x[...] in its place",
+    "nonzero nonzero_numpy masked_select unique unique2 item _local_scalar_dense": (
+        "torch.where(condition, x, y) in its place: shapes and branches must not depend on values"
+    ),
+    "convolution native_batch_norm _native_batch_norm_legit native_layer_norm native_group_norm native_dropout "
+    "max_pool2d_with_indices _softmax _log_softmax _to_copy _adaptive_avg_pool2d _unsafe_view": (
+        "torch.export.export(model, ...) without .run_decompositions()"
+    ),
+    "index_put index_put_ scatter scatter_ scatter_add scatter_add_": (
+        "torch.where(condition, x, y) or torch.cat(parts, dim) in its place"
+    ),
+}
+_MEND = {name: mend for names, mend in _MENDS.items() for name in names.split()}
+
+
 def why_not(target: str) -> str:
-    """The refusal of an operator that is on no list, with its remedy."""
+    """The refusal of an operator that is on no list, with the line that mends it."""
     name = target.removeprefix(ATEN)
-    if target.startswith(ATEN) and name.split(".")[0] in _RANDOM:
+    bare = name.split(".")[0]
+    if target.startswith(ATEN) and bare in _RANDOM:
         return (
             f"{name} draws at random in the forward pass, as stochastic depth does in training mode; export the "
             "evaluation instead: torch.export.export(model.eval(), ...)"
         )
+    if target.startswith(ATEN) and bare in _MEND:
+        return f"the operator {name!r} is not among those that are read; write {_MEND[bare]}"
+    if not target.startswith(ATEN):
+        return (
+            f"the operator {name[:100]!r} is not torch's own (torch.ops.aten), and no code of others is run; "
+            "write the same with torch.nn and torch.nn.functional"
+        )
     return (
-        f"the operator {name[:100]!r} is not among those that are read; write it with other operations of torch, and "
-        "export without run_decompositions"
+        f"the operator {name[:100]!r} is not among those that are read; write it with other operations of torch.nn and "
+        "torch.nn.functional, and export without .run_decompositions()"
     )

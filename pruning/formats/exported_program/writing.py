@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from pruning.inputs import blank_inputs
 from pruning.training import evaluating
 
 
@@ -20,8 +21,7 @@ def write_program(path: Path, module: nn.Module, input_shape: Sequence[int]) -> 
     Args:
         input_shape: of one example. A module's `input_dtype`, if it has one, is that of the examples.
     """
-    dtype = getattr(module, "input_dtype", torch.float32)
-    example = torch.zeros(2, *input_shape, dtype=dtype)
+    example = blank_inputs(module, 2, input_shape)
     with evaluating(module), warnings.catch_warnings():
         # Recurrent layers renew the list of their own weights when they run, which torch remarks upon.
         warnings.filterwarnings("ignore", message="The tensor attributes .*_flat_weights")
