@@ -10,14 +10,20 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from store.blobs import BlobStore, open_blobs
 from store.settings import Settings
 
 Refused = Callable[..., dict[str, Any]]
 
 
-@pytest.fixture(name="settings")
-def _settings(on_each_store: Settings) -> Settings:
-    return on_each_store
+@pytest.fixture
+def settings(settings: Settings, blob_url: str | None) -> Settings:
+    return settings.model_copy(update={"blob_url": blob_url})
+
+
+@pytest.fixture
+def blobs(settings: Settings) -> BlobStore:
+    return open_blobs(settings)
 
 
 def test_artifacts_are_those_that_the_job_offers(client: TestClient, job_id: str) -> None:

@@ -12,11 +12,14 @@ import pytest
 from s3 import S3Server, running_s3
 from starlette.testclient import TestClient
 
-from store.blobs import open_blobs
+from store.blobs import BlobStore, open_blobs
 from store.settings import Settings
 
 Refused = Callable[..., dict[str, Any]]
 MIB = 1 << 20
+
+
+pytestmark = pytest.mark.parametrize("dialect", ["postgresql"], indirect=True)  # as in production
 
 
 @pytest.fixture
@@ -32,6 +35,11 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
 @pytest.fixture
 def settings(settings: Settings, s3: S3Server) -> Settings:
     return settings.model_copy(update={"blob_url": "s3://bucket/prefix"})
+
+
+@pytest.fixture
+def blobs(settings: Settings) -> BlobStore:
+    return open_blobs(settings)
 
 
 def safetensors(num_bytes: int) -> bytes:

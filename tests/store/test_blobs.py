@@ -54,13 +54,18 @@ class Inside:
 
 
 @pytest.fixture
-def blobs(on_each_store: Settings) -> BlobStore:
-    return open_blobs(on_each_store)
+def place(tmp_path: Path, blob_url: str | None) -> Settings:
+    return Settings(data_dir=tmp_path / "data", blob_url=blob_url)
 
 
 @pytest.fixture
-def inside(on_each_store: Settings, blobs: BlobStore) -> Inside:
-    return Inside(on_each_store)
+def blobs(place: Settings) -> BlobStore:
+    return open_blobs(place)
+
+
+@pytest.fixture
+def inside(place: Settings, blobs: BlobStore) -> Inside:
+    return Inside(place)
 
 
 @pytest.mark.parametrize("num_bytes", [0, 1, 3 * MIB, 8 * MIB, 20 * MIB + 1])
@@ -119,7 +124,7 @@ def test_content_that_was_cut_short_is_damaged(blobs: BlobStore, inside: Inside)
         list(blobs.read(digest, 0, 100))
 
 
-@pytest.mark.parametrize("on_each_store", ["s3"], indirect=True)
+@pytest.mark.parametrize("blob_url", ["s3"], indirect=True)
 def test_what_came_over_a_network_is_checked_before_it_is_used(
     blobs: BlobStore, inside: Inside, tmp_path: Path
 ) -> None:
@@ -162,9 +167,9 @@ with open_blobs(Settings()).writer(1 << 30) as writer:
 
 
 def test_what_a_killed_writer_left_is_cleared_and_what_is_being_written_is_not(
-    blobs: BlobStore, inside: Inside, on_each_store: Settings
+    blobs: BlobStore, inside: Inside, place: Settings
 ) -> None:
-    environment = {"ESPALIER_DATA_DIR": str(on_each_store.data_dir), "ESPALIER_BLOB_URL": on_each_store.blob_url}
+    environment = {"ESPALIER_DATA_DIR": str(place.data_dir), "ESPALIER_BLOB_URL": place.blob_url}
     process = subprocess.Popen(
         [sys.executable, "-c", WRITER],
         env=os.environ | {name: value for name, value in environment.items() if value},
@@ -178,7 +183,7 @@ def test_what_a_killed_writer_left_is_cleared_and_what_is_being_written_is_not(
     with blobs.writer(100) as writer:
         writer.write(b"whole")
         for name in inside.names():
-            if (left := on_each_store.blob_dir / "incoming" / name).stat().st_size > MIB:
+            if (left := place.blob_dir / "incoming" / name).stat().st_size > MIB:
                 os.utime(left, (1.0, 1.0))
         blobs.clear_incoming(older_than_seconds=60)
         stored = writer.finish()
@@ -197,8 +202,8 @@ def dying(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
         yield server
 
 
-def test_a_server_that_is_away_is_said_to_be(dying: S3Server, settings: Settings, tmp_path: Path) -> None:
-    blobs = open_blobs(settings.model_copy(update={"blob_url": "s3://bucket"}))
+def test_a_server_that_is_away_is_said_to_be(dying: S3Server, tmp_path: Path) -> None:
+    blobs = open_blobs(Settings(data_dir=tmp_path, blob_url="s3://bucket"))
     digest = blobs.put([b"abc"], 3).digest
     assert blobs.ping()
     dying.process.kill()
@@ -219,8 +224,8 @@ def test_a_server_that_is_away_is_said_to_be(dying: S3Server, settings: Settings
     assert time.monotonic() - began < 20
 
 
-def test_a_bucket_that_is_not_there_is_no_lost_object(dying: S3Server, settings: Settings) -> None:
-    blobs = open_blobs(settings.model_copy(update={"blob_url": "s3://no-bucket/prefix"}))
+def test_a_bucket_that_is_not_there_is_no_lost_object(dying: S3Server, tmp_path: Path) -> None:
+    blobs = open_blobs(Settings(data_dir=tmp_path, blob_url="s3://no-bucket/prefix"))
     assert not blobs.ping()
     with pytest.raises(BlobsAway, match="bucket"):
         blobs.put([b"abc"], 3)

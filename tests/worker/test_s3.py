@@ -18,7 +18,11 @@ from obstore.store import S3Store
 from s3 import S3Server, running_s3
 
 from store import jobs
+from store.blobs import BlobStore, open_blobs
 from store.settings import Settings
+
+
+pytestmark = pytest.mark.parametrize("dialect", ["postgresql"], indirect=True)  # as in production
 
 
 @pytest.fixture
@@ -37,6 +41,11 @@ def settings(settings: Settings, s3: S3Server) -> Settings:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     return settings.model_copy(update={"blob_url": "s3://bucket/prefix", "port": port})
+
+
+@pytest.fixture
+def blobs(settings: Settings) -> BlobStore:
+    return open_blobs(settings)
 
 
 def get(fleet: Fleet, path: str) -> bytes:
