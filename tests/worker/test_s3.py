@@ -21,7 +21,6 @@ from store import jobs
 from store.blobs import BlobStore, open_blobs
 from store.settings import Settings
 
-
 pytestmark = pytest.mark.parametrize("dialect", ["postgresql"], indirect=True)  # as in production
 
 
