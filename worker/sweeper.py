@@ -19,6 +19,8 @@ log = logging.getLogger("sweeper")
 RINGS_A_SWEEP = 100
 ABANDONED_SECONDS = 24 * 3600.0
 """Since the last byte of an upload: whoever wrote it is gone."""
+SWEPT = "swept"
+"""A file in the data directory, touched after each whole sweep: what a health check looks at."""
 
 
 def sweep(database: Database, bell: Bell, default_pool: str) -> None:
@@ -51,6 +53,7 @@ def main() -> None:
         try:
             sweep(database, bell, settings.default_pool)
             blobs.clear_incoming(ABANDONED_SECONDS)
+            (settings.data_dir / SWEPT).touch()
         except DBAPIError as error:
             log.warning("the database is away: %s", error)
     bell.close()
