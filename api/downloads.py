@@ -16,7 +16,7 @@ from starlette.responses import Response, StreamingResponse
 
 from api.conditional import is_current
 from api.problems import Problem
-from store.blobs import BlobStore, StoredBlob
+from store.blobs import BlobStore, Damaged, StoredBlob
 
 _RANGE = re.compile(r"bytes=[ \t]*([0-9]{0,18})-([0-9]{0,18})[ \t]*", re.IGNORECASE)
 _MEDIA_TYPE = "application/octet-stream"
@@ -45,6 +45,8 @@ def content_response(request: Request, blobs: BlobStore, blob: StoredBlob, filen
     headers["Content-Length"] = str(stop - start)
     if asked:
         headers["Content-Range"] = f"bytes {start}-{stop - 1}/{blob.size_bytes}"
+    if (size_bytes := blobs.size_bytes(blob.digest)) != blob.size_bytes:
+        raise Damaged(f"blob {blob.digest} has {size_bytes} bytes, not {blob.size_bytes}")
     pieces = _begun(blobs.read(blob.digest, start, stop))
     return StreamingResponse(pieces, 206 if asked else 200, headers, _MEDIA_TYPE)
 

@@ -30,14 +30,13 @@ class DiskBlobs(BlobStore):
 
     def read(self, digest: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
         with self.path(digest).open("rb", buffering=0) as file:
-            size_bytes = os.fstat(file.fileno()).st_size
-            left = (size_bytes if stop is None else stop) - start
+            stop = os.fstat(file.fileno()).st_size if stop is None else stop
             file.seek(start)
-            while left > 0:
-                piece = file.read(min(left, CHUNK_BYTES))
+            while start < stop:
+                piece = file.read(min(stop - start, CHUNK_BYTES))
                 if not piece:
-                    raise Damaged(f"blob {digest} has {size_bytes} bytes, fewer than it had")
-                left -= len(piece)
+                    raise Damaged(f"blob {digest} ends at byte {start}, sooner than it did")
+                start += len(piece)
                 yield piece
 
     def fetch(self, digest: str, target: Path) -> None:

@@ -60,16 +60,13 @@ class S3Blobs(BlobStore):
             return obstore.head(self._objects, _key(digest))["size"]
 
     def read(self, digest: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
-        size_bytes = self.size_bytes(digest)
-        stop = size_bytes if stop is None else stop
-        if stop > size_bytes:
-            raise Damaged(f"blob {digest} has {size_bytes} bytes, fewer than it had")
+        stop = self.size_bytes(digest) if stop is None else stop
         while start < stop:
             end = min(start + PIECE_BYTES, stop)
             with _answering():
                 piece = bytes(obstore.get_range(self._objects, _key(digest), start=start, end=end))
             if len(piece) != end - start:
-                raise Damaged(f"blob {digest} was changed while it was read")
+                raise Damaged(f"blob {digest} ends at byte {start + len(piece)}, sooner than it did")
             yield piece
             start = end
 
