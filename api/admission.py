@@ -21,6 +21,7 @@ from store.tables import Dataset, IntakeStatus, Model
 
 Row = TypeVar("Row", Model, Dataset)
 Report = dict[str, Any]
+_TOKENS = ("int64", "int32")
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def _check_fit(model: Model, model_report: Report, train: Report) -> None:
             f"reshape the examples, or {again}",
             param="/dataset",
         )
-    takes_tokens, has_tokens = model_report.get("input_dtype") in ("int64", "int32"), train["input_dtype"] == "int64"
+    takes_tokens, has_tokens = model_report.get("input_dtype") in _TOKENS, train.get("input_dtype") in _TOKENS
     if takes_tokens != has_tokens:
         raise Problem(
             "dataset_mismatch",
@@ -113,7 +114,7 @@ def _check_training(recipe: Recipe, train: Report, has_validation: bool) -> None
             f"a batch of {training.batch_size} is more than the {num_examples} examples that are trained on; "
             f"set it to {num_examples} or less",
         )
-    if train["input_dtype"] == "int64" and training.preprocessing != Preprocessing():
+    if train.get("input_dtype") in _TOKENS and training.preprocessing != Preprocessing():
         raise _refused(("training", "preprocessing"), "the examples are tokens, which are not scaled; leave it out")
     for field in ("mean", "std"):
         values = getattr(training.preprocessing, field)

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from espalier import export_model
 from sklearn.datasets import load_digits
 from sqlalchemy import select
+from torch import Tensor, nn
 
 from embedded.serve import COMMANDS
 from pruning.recipe import Recipe
@@ -95,6 +97,15 @@ class Fleet:
                 session, project_id=self.project, name="m", format="architecture", spec=spec, blob=None
             )
 
+    def add_program(self, module: nn.Module, example: Tensor) -> Model:
+        """As the client exports it."""
+        path = self.settings.data_dir / "module.pt2"
+        blob = self.blobs.put([export_model(module, example, path).read_bytes()], 1 << 30)
+        with self.database.transaction() as session:
+            return intake.add_model(
+                session, project_id=self.project, name="m", format="exported_program", spec={}, blob=blob
+            )
+
     def add_dataset(self, content: bytes | None = None, format: str = "npz") -> Dataset:
         blob = self.blobs.put([content if content is not None else digits_npz()], 1 << 30)
         with self.database.transaction() as session:
@@ -128,9 +139,10 @@ class Fleet:
         return self.wait(lambda: self._fetch(job), lambda now: JobStatus(now.status).is_terminal, seconds)
 
     def digests(self, job: Job) -> list[tuple[int, str, str]]:
-        """(position, kind, digest) of all that a job stored."""
+        """(position, kind, digest) of all that a job stored, but for the program: torch marks each file it writes with
+        a number of its own, so that equal programs differ."""
         with self.database.reading() as session:
-            rows = session.scalars(select(Artifact).where(Artifact.job_id == job.id))
+            rows = session.scalars(select(Artifact).where(Artifact.job_id == job.id, Artifact.kind != "program"))
             return sorted((a.position, a.kind, a.blob_digest) for a in rows)
 
     def wait(self, look: Callable[[], Any], until: Callable[[Any], bool], seconds: float = 60) -> Any:

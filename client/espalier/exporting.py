@@ -12,6 +12,7 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import dropwhile
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -129,8 +130,8 @@ def _explained(error: Exception) -> ExportError:
     place = _place(text) or _place_of(error)
     if "specialized it to be a constant" in text or "Constraints violated" in text:
         return ExportError(
-            "the module only works for the batch size of the example; use x.shape[0] instead of a number, as in "
-            f"x.view(x.shape[0], -1) or x.flatten(1){place}"
+            "the module only works for the batch size of the example; use x.shape[0] instead of a number or of len(x), "
+            f"as in x.view(x.shape[0], -1) or x.flatten(1){place}"
         )
     if "data-dependent" in text:
         return ExportError(
@@ -148,7 +149,8 @@ def _place(text: str) -> str:
 
 
 def _place_of(error: Exception) -> str:
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.name == "forward"]
+    """The innermost of the user's own lines that it came through: behind the first `forward`, torch's own aside."""
+    frames = list(dropwhile(lambda frame: frame.name != "forward", traceback.extract_tb(error.__traceback__)))
     own = [frame for frame in frames if not _is_torch(frame.filename)]
     return f" (in {own[-1].filename}, line {own[-1].lineno})" if own else ""
 
@@ -166,11 +168,10 @@ def _place_of_randomness(program: ExportedProgram) -> str | None:
 
 def _check_graph(program: ExportedProgram) -> None:
     """What can be told here already; the service knows all that it cannot read, and says so when it validates."""
-    signature = program.graph_signature
-    if len(signature.user_outputs) != 1 or not isinstance(signature.user_outputs[0], str):
-        raise ExportError(
-            f"the module returns {len(signature.user_outputs)} values; wrap it in one that returns the logits alone"
-        )
+    outputs = program.graph_signature.user_outputs
+    if len(outputs) != 1 or not program.call_spec.out_spec.is_leaf():
+        what = f"{len(outputs)} values" if len(outputs) != 1 else "its output in a tuple or dict"
+        raise ExportError(f"the module returns {what}; wrap it in one that returns the logits alone")
     for node in program.graph.nodes:
         if node.op == "call_function" and str(node.target) in _DECIDES:
             place = _place(node.meta.get("stack_trace") or "")

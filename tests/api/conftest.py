@@ -107,14 +107,19 @@ class Bench:
     def __init__(self, database: Database, blobs: BlobStore, settings: Settings, project: str) -> None:
         self.database, self.blobs, self.settings, self.project = database, blobs, settings, project
 
-    def model(self, report: dict[str, Any] | None = None, error: dict[str, Any] | None = None) -> Model:
+    def model(
+        self,
+        report: dict[str, Any] | None = None,
+        error: dict[str, Any] | None = None,
+        format: str = "safetensors",
+    ) -> Model:
         """Ready, or invalid with `error`."""
         blob = self.blobs.put([b"weights"], 100)
         spec = {"architecture": "lenet_300_100", "input_shape": [1, 8, 8], "num_classes": 10}
+        if format == "exported_program":
+            spec = {}
         with self.database.transaction() as session:
-            row = intake.add_model(
-                session, project_id=self.project, name="m", format="safetensors", spec=spec, blob=blob
-            )
+            row = intake.add_model(session, project_id=self.project, name="m", format=format, spec=spec, blob=blob)
         self._validate(row, report or model_report(), error)
         return row
 

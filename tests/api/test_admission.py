@@ -171,6 +171,8 @@ def test_datasets_that_do_not_fit(
         ({}, {"input_shape": [64]}, "[64]"),
         ({}, {"num_classes": 11}, "num_classes=11"),
         ({"num_outputs": 2}, {}, "2 outputs"),
+        ({"input_dtype": "int64"}, {}, "convert the inputs to int64"),
+        ({}, {"input_dtype": "int64"}, "convert the inputs to float32"),
     ]:
         with subtests.test(model_changes=model_changes, dataset_changes=dataset_changes):
             body["model"] = bench.model(bench.model_report(**model_changes)).id
@@ -217,3 +219,19 @@ def test_what_is_still_validated(client: TestClient, refuses: Refuses, body: dic
         refused = {**body, kind: row["id"]}
         assert refuses(refused, 409, "not_ready", f"/{kind}")["retryable"] is True
         assert client.post("/v1/jobs", json=refused).headers["retry-after"] == "1"
+
+
+def test_tokens_are_not_scaled(refuses: Refuses, bench: Any, body: dict[str, Any], client: TestClient) -> None:
+    body["model"] = bench.model(bench.model_report(input_dtype="int64")).id
+    body["dataset"] = bench.dataset(bench.dataset_report(input_dtype="int64")).id
+    assert client.post("/v1/jobs", json=body).status_code == 201
+    recipe = {**body["recipe"], "training": {"preprocessing": {"scale": 0.5}}}
+    refuses({**body, "recipe": recipe}, 422, "recipe_refused", "/recipe/training/preprocessing")
+
+
+def test_a_program_is_to_be_exported_again(refuses: Refuses, bench: Any, body: dict[str, Any]) -> None:
+    """It has no architecture to be added again with."""
+    body["model"] = bench.model(format="exported_program").id
+    for changes, word in [({"num_classes": 11}, "export it with 11"), ({"input_shape": [64]}, "export the model for")]:
+        body["dataset"] = bench.dataset(bench.dataset_report(**changes)).id
+        assert word in refuses(body, 422, "dataset_mismatch", "/dataset")["detail"]

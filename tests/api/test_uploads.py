@@ -180,12 +180,36 @@ def test_a_first_look_at_datasets(
 
 
 def test_other_formats_say_what_to_do(client: TestClient, refused: Refused, subtests: pytest.Subtests) -> None:
-    for format in ["onnx", "exported_program", "pickle", "torchscript"]:
+    for format in ["onnx", "torch", "pickle", "torchscript"]:
         with subtests.test(format=format):
             problem = refused(
                 client.post(f"/v1/models?format={format}", content=b"x"), 422, "unsupported_format", "query:format"
             )
-            assert "safetensors.torch.save_file" in problem["detail"]
+            assert "espalier.export_model" in problem["detail"]
+
+
+def test_what_is_no_program_is_refused_at_once(
+    client: TestClient, refused: Refused, settings: Settings, subtests: pytest.Subtests
+) -> None:
+    for content, code, param in [
+        (b"\x80\x04pickle", "unsupported_format", ""),
+        (b"#!/bin/sh\n", "invalid_content", ""),
+        (b"", "invalid_content", ""),
+        (safetensors(), "invalid_content", "query:format"),
+    ]:
+        with subtests.test(content=content[:10]):
+            refused(client.post("/v1/models?format=exported_program", content=content), 422, code, param)
+            assert stored_files(settings) == []
+
+
+def test_a_program_says_itself_what_it_is(client: TestClient, refused: Refused, subtests: pytest.Subtests) -> None:
+    for name, value in {"architecture": "lenet5", "input_shape": "1,8,8", "num_classes": "10", "seed": "1"}.items():
+        with subtests.test(name=name):
+            query = f"/v1/models?format=exported_program&{name}={value}"
+            problem = refused(client.post(query, content=b"PK\x03\x04"), 422, "invalid_request", f"query:{name}")
+            assert f"leave {name} out" in problem["detail"]
+    created = client.post("/v1/models?format=exported_program&name=net", content=b"PK\x03\x04 and so on").json()
+    assert (created["status"], created["format"], created["architecture"]) == ("validating", "exported_program", None)
 
 
 def test_wrong_parameters(client: TestClient, refused: Refused, subtests: pytest.Subtests) -> None:

@@ -14,13 +14,17 @@ from pruning.intake import inspect_model
 
 def test_report_of_lenet_300_100() -> None:
     report = json.loads(json.dumps(inspect_model(build("lenet_300_100"), (1, 28, 28))))
-    layers = report.pop("layers")
+    layers, smoke_test = report.pop("layers"), report.pop("smoke_test")
+    assert smoke_test == {"batch_sizes": [2, 3], "deterministic": True, "train_loss": pytest.approx(3, abs=2)}
     assert report == {
         "num_parameters": 266_200,
         "num_parameters_total": 266_610,
         "num_prunable": 3,
         "output_layer": "fc3",
         "num_outputs": 10,
+        "others": [],
+        "input_shape": [1, 28, 28],
+        "input_dtype": "float32",
     }
     assert layers[0] == {
         "name": "fc1",
@@ -83,3 +87,50 @@ def nan_weight() -> nn.Module:
 def test_the_smoke_test_says_what_failed(model, said) -> None:
     with pytest.raises(FormatError, match=said):
         inspect_model(nn.Sequential(model), (3,))
+
+
+class Patchwork(nn.Module):
+    """Everything that is trained and never pruned, and one layer that is."""
+
+    input_dtype = torch.int64
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.positions = nn.Embedding(7, 4), nn.Parameter(torch.zeros(5, 4))
+        self.norm, self.lstm = nn.LayerNorm(4), nn.LSTM(4, 6, batch_first=True)
+        self.fc, self.unused = nn.Linear(6, 3), nn.Linear(2, 2)
+
+    def forward(self, x):
+        return self.fc(self.lstm(self.norm(self.embedding(x) + self.positions))[0][:, -1])
+
+
+def test_parameters_that_are_not_pruned_say_why() -> None:
+    report = inspect_model(Patchwork(), (5,))
+    reasons = {other["name"]: other["reason"] for other in report["others"]}
+    assert report["input_dtype"] == "int64"
+    assert [layer["name"] for layer in report["layers"]] == ["fc"]
+    assert "looked up" in reasons["embedding.weight"]
+    assert "by an operation" in reasons["positions"]
+    assert "normalisation" in reasons["norm.bias"]
+    assert "recurrent" in reasons["lstm.weight_hh_l0"]
+    assert reasons["unused.weight"] == reasons["unused.bias"] == "is not used in the forward pass"
+    assert sum(other["num_weights"] for other in report["others"]) + 18 + 3 == report["num_parameters_total"]
+
+
+def test_tokens_are_smaller_than_every_embedding() -> None:
+    """A position's table is shorter than the words': numbers that one of them does not know would be an IndexError."""
+    inspect_model(Patchwork(), (5,))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64, torch.bool, torch.uint8])
+def test_other_inputs_than_numbers_and_tokens_are_refused(dtype) -> None:
+    model = build("lenet_300_100", (1, 4, 4), 3)
+    model.input_dtype = dtype
+    with pytest.raises(FormatError, match=r"model\.float\(\)"):
+        inspect_model(model, (1, 4, 4))
+
+
+def test_a_frozen_model_is_refused() -> None:
+    model = build("lenet_300_100", (1, 4, 4), 3).requires_grad_(False)
+    with pytest.raises(FormatError, match=r"requires_grad_\(True\)"):
+        inspect_model(model, (1, 4, 4))

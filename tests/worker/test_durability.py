@@ -8,11 +8,13 @@ import signal
 import time
 
 import pytest
+import torch
 from fleet import SMALL, Fleet, children_of, is_alive
 from sqlalchemy import select
+from torch import Tensor, nn
 
 from store import jobs
-from store.tables import Attempt
+from store.tables import Artifact, Attempt
 from store.transitions import Trigger
 
 DROPNET = {
@@ -21,6 +23,22 @@ DROPNET = {
     "training": {"epochs": 3, "preprocessing": {"scale": 0.0625}},
 }
 CONTINUE = {**SMALL, "strategy": "lottery_ticket_continue"}
+
+
+class Stranger(nn.Module):
+    """A class that only its own side has: residual, batch-norm, dropout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.stem, self.norm, self.branch = nn.Conv2d(1, 12, 3, padding=1), nn.BatchNorm2d(12), nn.Conv2d(12, 12, 1)
+        self.dropout, self.head = nn.Dropout(0.1), nn.Linear(12 * 16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.norm(self.stem(x)))
+        x = torch.nn.functional.max_pool2d(torch.relu(x + self.branch(x)), 2)
+        logits: Tensor = self.head(self.dropout(x.flatten(1)))
+        return logits
 
 
 def kill_children(pid: int) -> int:
@@ -38,14 +56,19 @@ def kill_children(pid: int) -> int:
 def test_killed_at_random_moments_ends_with_the_same_digests(fleet: Fleet) -> None:
     """Workers and children of three jobs, one for each algorithm, killed again and again by a seeded schedule."""
     worker, _sweeper = fleet.start("worker"), fleet.start("sweeper")
-    model, dataset = fleet.ready(fleet.add_model()), fleet.ready(fleet.add_dataset())
-    recipes = [SMALL, CONTINUE, DROPNET]
-    undisturbed = [fleet.submit(model, dataset, recipe) for recipe in recipes]
+    lenet, stranger = (
+        fleet.ready(fleet.add_model()),
+        fleet.ready(fleet.add_program(Stranger(), torch.zeros(2, 1, 8, 8))),
+    )
+    dataset = fleet.ready(fleet.add_dataset())
+    kinds = ["model", "masks", "ticket", "program"]
+    studies = [(lenet, SMALL), (stranger, CONTINUE), (stranger, DROPNET)]
+    undisturbed = [fleet.submit(model, dataset, recipe, artifacts=kinds) for model, recipe in studies]
     expected = [fleet.digests(job) for job in [fleet.finished(job) for job in undisturbed]]
     assert [len({position for position, _, _ in digests}) for digests in expected] == [4, 5, 4]
 
     chance = random.Random(7)
-    disturbed = [fleet.submit(model, dataset, recipe, max_failures=100) for recipe in recipes]
+    disturbed = [fleet.submit(model, dataset, recipe, artifacts=kinds, max_failures=100) for model, recipe in studies]
     kills = 0
     while kills < 8 and not all(fleet._fetch(job).status == "succeeded" for job in disturbed):
         time.sleep(chance.uniform(0.3, 1.2))
@@ -69,6 +92,8 @@ def test_killed_at_random_moments_ends_with_the_same_digests(fleet: Fleet) -> No
         for job in ended:
             ends = [e for e in jobs.events(session, job.id) if e.type == "job.succeeded"]
             assert len(ends) == 1, "ended exactly once"
+            programs = session.scalars(select(Artifact).where(Artifact.job_id == job.id, Artifact.kind == "program"))
+            assert [program.position for program in programs] == [job.selected_position]
             attempts = session.scalars(select(Attempt).where(Attempt.job_id == job.id)).all()
             assert all(attempt.ended_at is not None for attempt in attempts)
     assert sum(job.attempt for job in ended) > 3, "the schedule killed running attempts"

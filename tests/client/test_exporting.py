@@ -1,0 +1,134 @@
+"""`export_model`: what it writes, what it leaves as it was, and what it says of modules that cannot be exported."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from espalier import ExportError, export_model
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from pruning.formats.exported_program import read_program
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.dropout = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5)
+        self.fc = nn.Linear(4 * 4 * 4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.dropout(torch.relu(self.norm(self.conv(x))).flatten(1))
+        logits: torch.Tensor = self.fc(x)
+        return logits
+
+
+def around(forward):
+    """A module around a linear layer 4 -> 3 with this forward(self, x)."""
+    forward.__code__ = forward.__code__.replace(co_name="forward")
+    return type("Around", (nn.Module,), {"__init__": _linear, "forward": forward})()
+
+
+def _linear(self) -> None:
+    nn.Module.__init__(self)
+    self.fc = nn.Linear(4, 3)
+
+
+def test_a_module_trains_and_evaluates_as_before(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net, images, labels = Net().eval(), torch.randn(8, 1, 6, 6), torch.arange(8) % 3
+    net.norm.train()  # a mode of its own
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    path = export_model(net, images, tmp_path / "deep" / "net.pt2")
+
+    assert (net.training, net.norm.training) == (False, True)
+    assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
+    assert [file.name for file in path.parent.iterdir()] == ["net.pt2"]
+    program = read_program(path)
+    for step in range(3):
+        losses = []
+        for module in (net, program):
+            torch.manual_seed(step)
+            module.train()
+            loss = cross_entropy(module(images), labels)
+            module.zero_grad()
+            loss.backward()
+            with torch.no_grad():
+                for parameter in module.parameters():
+                    parameter -= 0.1 * parameter.grad
+            losses.append(loss.item())
+        assert losses[0] == losses[1]
+    assert torch.equal(net.eval()(images[:3]), program.eval()(images[:3]))
+    assert net.state_dict().keys() == program.state_dict().keys()
+
+
+@pytest.mark.parametrize(
+    "inputs", [torch.zeros(1, 1, 6, 6), (torch.zeros(5, 1, 6, 6),), np.zeros((2, 1, 6, 6), np.float32)]
+)
+def test_any_batch_will_do(inputs: object, tmp_path: Path) -> None:
+    program = read_program(export_model(Net(), inputs, tmp_path / "net.pt2"))
+    assert program.eval()(torch.zeros(7, 1, 6, 6)).shape == (7, 3)
+
+
+def test_the_source_stays_at_home(tmp_path: Path) -> None:
+    """No line of it, no folder, no sample input: only file names and line numbers."""
+    sample = torch.full((2, 1, 6, 6), 0.123456789)
+    with zipfile.ZipFile(export_model(Net(), sample, tmp_path / "net.pt2")) as archive:
+        content = b"".join(archive.read(name) for name in archive.namelist())
+    assert b"test_exporting.py" in content
+    assert b"torch.relu(self.norm" not in content
+    assert str(Path(__file__).parent).encode() not in content
+    assert sample.numpy().tobytes()[:64] not in content
+
+
+def test_what_draws_at_random_is_exported_evaluating(tmp_path: Path) -> None:
+    def forward(self, x):
+        return self.fc(x * torch.rand(x.shape[0], 1) if self.training else x)
+
+    with pytest.warns(UserWarning, match=r"aten\.rand.*draws at random.*evaluation mode"):
+        path = export_model(around(forward), torch.zeros(2, 4), tmp_path / "net.pt2")
+    read_program(path)
+
+
+def test_modules_that_cannot_be_exported_say_why(tmp_path: Path, subtests: pytest.Subtests) -> None:
+    def branches(self, x):
+        return self.fc(x) if x.sum() > 0 else -self.fc(x)
+
+    def fixes_the_batch(self, x):
+        return self.fc(x.view(2, 4))
+
+    def reads_values(self, x):
+        return self.fc(x) * x.sum().item()
+
+    def leaves_torch(self, x):
+        return self.fc(torch.from_numpy(x.numpy()))
+
+    here = r"test_exporting\.py, line \d+"
+    for forward, words in [
+        (branches, rf"branches on the values of a tensor \(in .*{here}\); use torch\.where"),
+        (fixes_the_batch, r"only works for the batch size of the example; use x\.shape\[0\]"),
+        (reads_values, rf"reads values out of a tensor \(in .*{here}\)"),
+        (leaves_torch, rf"cannot follow the module \(in .*{here}\): RuntimeError: \.numpy"),
+        (lambda self, x: (self.fc(x), x), r"returns 2 values; wrap it"),
+        (lambda self, x: {"logits": self.fc(x)}, r"returns its output in a tuple or dict"),
+    ]:
+        with subtests.test(words=words), pytest.raises(ExportError, match=words):
+            export_model(around(forward), torch.zeros(2, 4), tmp_path / "net.pt2")
+    assert list(tmp_path.iterdir()) == [], "nothing half-written stays"
+
+
+def test_inputs_and_weights_that_will_not_do(tmp_path: Path, subtests: pytest.Subtests) -> None:
+    net = around(lambda self, x: self.fc(x))
+    for module, inputs, words in [
+        (net, torch.zeros(4), r"unsqueeze\(0\)"),
+        (net, torch.zeros(0, 4), r"give a batch"),
+        (net, torch.zeros(2, 4, dtype=torch.float64), r"x\.float\(\)"),
+        (net, (torch.zeros(2, 4), torch.zeros(2, 4)), r"2 inputs"),
+        (around(lambda self, x: self.fc(x)).half(), torch.zeros(2, 4), r"model\.float\(\)"),
+    ]:
+        with subtests.test(words=words), pytest.raises(ExportError, match=words):
+            export_model(module, inputs, tmp_path / "net.pt2")
