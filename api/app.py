@@ -9,8 +9,6 @@ from functools import partial
 from fastapi import APIRouter, FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi_offline import FastAPIOffline
-from sqlalchemy.exc import InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse
 
@@ -21,6 +19,7 @@ from api.routes import artifacts, catalogue, datasets, health, jobs, models, rou
 from api.services import opened
 from api.validation import on_invalid_request
 from store.blobs import Vanishing
+from store.database import AWAY
 from store.settings import Settings
 
 VERSION = "0.1.0"
@@ -53,7 +52,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(Edge)
     app.add_exception_handler(HTTPException, on_http_exception)
     app.add_exception_handler(RequestValidationError, on_invalid_request)
-    for unavailable in (OperationalError, InterfaceError, PoolTimeout, Vanishing):
+    for unavailable in (*AWAY, Vanishing):
         app.add_exception_handler(unavailable, on_store_unavailable)
     return app
 

@@ -7,7 +7,7 @@ import secrets
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -18,6 +18,8 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535)
     data_dir: Path = Path("var")
     database_url: str | None = None
+    """`postgresql://user:password@host:port/name` (or `sqlite:////absolute/path`); left out, SQLite in the data
+    directory."""
     broker_url: str = "redis://127.0.0.1:6379/0"
     api_key: SecretStr | None = None
     """A first key. Left out, one is made and printed once, when the database holds none."""
@@ -42,9 +44,20 @@ class Settings(BaseSettings):
     stop_grace_seconds: float = Field(10, gt=0)
     """Between asking a training process to stop and killing it."""
 
+    @field_validator("database_url")
+    @classmethod
+    def _name_the_driver(cls, url: str | None) -> str | None:
+        """Every other tool writes `postgresql://` or `postgres://`; SQLAlchemy would take them for psycopg2."""
+        scheme, _, rest = (url or "").partition("://")
+        if url is None or scheme in ("sqlite", "postgresql+psycopg"):
+            return url
+        if scheme in ("postgresql", "postgres"):
+            return f"postgresql+psycopg://{rest}"
+        raise ValueError("it begins with postgresql:// or sqlite:///")  # never the URL itself: it holds a password
+
     @property
     def database(self) -> str:
-        """The SQLAlchemy URL; left out, SQLite in the data directory."""
+        """The SQLAlchemy URL."""
         return self.database_url or f"sqlite:///{self.data_dir.resolve() / 'espalier.db'}"
 
     @property

@@ -70,9 +70,7 @@ NewDatabase = Callable[..., AbstractContextManager[str]]
 
 
 @pytest.fixture(scope="session")
-def new_database(
-    dialect: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> NewDatabase:
+def new_database(dialect: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> NewDatabase:
     """`with new_database(data_dir, migrated=True) as url:` one that holds no rows. A copy: migrating one takes as long
     as many a whole test here."""
     if dialect == "postgresql":

@@ -7,11 +7,10 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
 from store import jobs, leases
-from store.database import Database
+from store.database import AWAY, Database
 from store.leases import Entity, Fenced
 from store.settings import Settings
 from store.tables import Job, JobStatus
@@ -67,7 +66,7 @@ class Lease:
             try:
                 with self._database.transaction() as session:
                     result = work(session)
-            except (OperationalError, InterfaceError) as error:
+            except AWAY as error:
                 log.warning("%s attempt %d: the database is away: %s", self.row_id, self.attempt, error)
                 if time.monotonic() > self._renewed_at + 0.8 * self.seconds:
                     raise Fenced(self.row_id) from error

@@ -6,11 +6,9 @@ import logging
 import signal
 import threading
 
-from sqlalchemy.exc import DBAPIError
-
 from store import sweeps
 from store.blobs import BlobStore
-from store.database import Database
+from store.database import AWAY, Database
 from store.queue import Bell
 from store.settings import Settings
 
@@ -51,7 +49,7 @@ def main() -> None:
         try:
             sweep(database, bell, settings.default_pool)
             blobs.clear_incoming(ABANDONED_SECONDS)
-        except DBAPIError as error:
+        except AWAY as error:
             log.warning("the database is away: %s", error)
     bell.close()
     database.close()

@@ -7,6 +7,7 @@ from typing import Any
 
 from celery.signals import worker_init, worker_shutdown, worker_shutting_down
 
+from store.database import AWAY
 from store.queue import RUN_NEXT, make_celery
 from store.settings import Settings
 from worker.sandbox import SandboxMissing
@@ -31,7 +32,7 @@ def _open(**_kwargs: Any) -> None:
     settings.work_dir.mkdir(parents=True, exist_ok=True)
     try:
         _supervisor = Supervisor(settings)
-    except SandboxMissing as error:
+    except (SandboxMissing, *AWAY) as error:
         raise SystemExit(f"worker: {error}") from error  # Celery goes on past any other exception here
 
 
