@@ -32,8 +32,11 @@ def _open(**_kwargs: Any) -> None:
     settings.work_dir.mkdir(parents=True, exist_ok=True)
     try:
         _supervisor = Supervisor(settings)
-    except (SandboxMissing, *AWAY) as error:
-        raise SystemExit(f"worker: {error}") from error  # Celery goes on past any other exception here
+    # Celery goes on past any other exception here, and would take messages for a worker that cannot work.
+    except SandboxMissing as error:
+        raise SystemExit(f"worker: {error}") from error
+    except AWAY as error:
+        raise SystemExit(f"worker: the database is away: {error}") from error
 
 
 @worker_shutting_down.connect
