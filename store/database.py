@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Float, create_engine, event, func, make_url, select
-from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session
@@ -102,6 +102,11 @@ def one_at_a_time(session: Session | Connection) -> None:
     bind = session if isinstance(session, Connection) else session.connection()
     if bind.dialect.name == "postgresql":
         bind.execute(select(func.pg_advisory_xact_lock(0x0E59A11E)))
+
+
+def is_schema_another(error: ProgrammingError) -> bool:
+    """PostgreSQL knows no such table or column: this database was not brought up to date (`python -m migrations`)."""
+    return getattr(error.orig, "sqlstate", None) in ("42P01", "42703")
 
 
 def _prepare_sqlite(engine: Engine, foreign_keys: bool) -> None:
