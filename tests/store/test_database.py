@@ -5,14 +5,16 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 
 import pytest
+from postgres import PostgresServer
 from pydantic import ValidationError
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select, text, update
 
 from store import jobs
 from store.blobs import StoredBlob, Vanishing, refer
-from store.database import Database, now
+from store.database import AWAY, Database, now
 from store.settings import Settings
 from store.tables import Blob, Job
 
@@ -126,3 +128,33 @@ def test_two_that_bring_the_same_blob_share_its_row(database: Database) -> None:
     assert other.outcome == "taken"
     with database.reading() as session:
         assert session.scalar(select(func.count()).select_from(Blob)) == 1
+
+
+def test_postgresql_waits_for_no_lock_for_ever(postgres: PostgresServer) -> None:
+    """What the URL says goes before what we say ourselves."""
+    with (
+        postgres.database() as url,
+        closing(Database(url)) as ours,
+        closing(Database(f"{url}&options=-c%20lock_timeout%3D200ms")) as hasty,
+    ):
+        with ours.transaction() as session:
+            assert session.scalar(text("SHOW lock_timeout")) == "15s"
+            assert session.scalar(text("SHOW idle_in_transaction_session_timeout")) == "1min"
+            refer(session, StoredBlob("2" * 64, 3))
+            with pytest.raises(AWAY), hasty.transaction() as other:
+                refer(other, StoredBlob("2" * 64, 3))
+        with hasty.transaction() as other:
+            refer(other, StoredBlob("2" * 64, 3))
+
+
+def test_connections_that_a_restart_has_cut_are_made_anew() -> None:
+    with PostgresServer() as server, server.database() as url, closing(Database(url)) as database:
+        with database.reading() as session:
+            assert session.scalar(select(func.count()).select_from(Blob)) == 0
+        server.kill()
+        with pytest.raises(AWAY), database.reading() as session:
+            session.scalar(select(func.count()).select_from(Blob))
+        server.start()
+        for _ in range(2):
+            with database.reading() as session:
+                assert session.scalar(select(func.count()).select_from(Blob)) == 0
