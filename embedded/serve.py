@@ -1,4 +1,5 @@
-"""The whole service on one machine, nothing installed: SQLite, a real Valkey server, API, worker and sweeper.
+"""The whole service on one machine, nothing installed: SQLite (or the PostgreSQL database that
+`ESPALIER_DATABASE_URL` names), a real Valkey server, API, worker and sweeper.
 
 The parts are the very commands that a production set-up runs (`COMMANDS`); this module starts them, waits until they
 answer, starts again what dies, and stops them in order.

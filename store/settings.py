@@ -15,12 +15,16 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 class Settings(BaseSettings):
     # An empty variable is none: that is what compose files make of one that is not set.
-    model_config = SettingsConfigDict(env_prefix="ESPALIER_", env_ignore_empty=True, frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="ESPALIER_", env_ignore_empty=True, frozen=True, hide_input_in_errors=True
+    )
 
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
     data_dir: Path = Path("var")
     database_url: str | None = None
+    """`postgresql://user:password@host:port/name` (or `sqlite:////absolute/path`); left out, SQLite in the data
+    directory."""
     broker_url: str = "redis://127.0.0.1:6379/0"
     blob_url: str | None = None
     """`s3://bucket/prefix` or `file:///folder`; left out, the folder `blobs` in the data directory."""
@@ -47,9 +51,20 @@ class Settings(BaseSettings):
     stop_grace_seconds: float = Field(10, gt=0)
     """Between asking a training process to stop and killing it."""
 
+    @field_validator("database_url")
+    @classmethod
+    def _name_the_driver(cls, url: str | None) -> str | None:
+        """Every other tool writes `postgresql://` or `postgres://`; SQLAlchemy would take them for psycopg2."""
+        scheme, _, rest = (url or "").partition("://")
+        if url is None or scheme in ("sqlite", "postgresql+psycopg"):
+            return url
+        if scheme in ("postgresql", "postgres"):
+            return f"postgresql+psycopg://{rest}"
+        raise ValueError("it begins with postgresql:// or sqlite:///")  # never the URL itself: it holds a password
+
     @property
     def database(self) -> str:
-        """The SQLAlchemy URL; left out, SQLite in the data directory."""
+        """The SQLAlchemy URL."""
         return self.database_url or f"sqlite:///{self.data_dir.resolve() / 'espalier.db'}"
 
     @field_validator("blob_url")

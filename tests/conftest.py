@@ -32,6 +32,11 @@ from store.settings import Settings
 API_KEY = "esp_a-key-for-tests-only"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that start real workers first: they take longest, and at the end one core would wait for the other."""
+    items.sort(key=lambda item: not {"worker", "end_to_end"} & set(item.path.parts))
+
+
 @pytest.fixture(scope="session")
 def broker_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real Valkey server for the whole run; tests use their own pools, so queues do not meet."""

@@ -142,8 +142,8 @@ class JobAttempt:
 
     def _store_round(self, done: RoundDone) -> None:
         def record(blobs: dict[str, StoredBlob], session: Session) -> None:
-            for blob in blobs.values():
-                refer(session, blob)
+            for blob in sorted(blobs.values(), key=lambda blob: blob.digest):
+                refer(session, blob)  # in one order, so that two jobs with files in common never wait for each other
             jobs.record_round(
                 session,
                 self.job,

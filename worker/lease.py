@@ -8,12 +8,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
-from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
 from store import jobs, leases
 from store.blobs import BlobsAway
-from store.database import Database
+from store.database import AWAY, Database
 from store.leases import Entity, Fenced
 from store.settings import Settings
 from store.tables import Job, JobStatus
@@ -93,7 +92,7 @@ class Lease:
             try:
                 with self._database.transaction() as session:
                     result = work(session)
-            except (OperationalError, InterfaceError) as error:
+            except AWAY as error:
                 log.warning("%s attempt %d: the database is away: %s", self.row_id, self.attempt, error)
                 if time.monotonic() > self._renewed_at + 0.8 * self.seconds:
                     raise Fenced(self.row_id) from error

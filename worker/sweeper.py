@@ -6,11 +6,9 @@ import logging
 import signal
 import threading
 
-from sqlalchemy.exc import DBAPIError
-
 from store import sweeps
 from store.blobs import open_blobs
-from store.database import Database
+from store.database import AWAY, Database
 from store.queue import Bell
 from store.settings import Settings
 
@@ -54,7 +52,7 @@ def main() -> None:
             sweep(database, bell, settings.default_pool)
             blobs.clear_incoming(ABANDONED_SECONDS)
             (settings.data_dir / SWEPT).touch()
-        except DBAPIError as error:
+        except AWAY as error:
             log.warning("the database is away: %s", error)
     bell.close()
     database.close()

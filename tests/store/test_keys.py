@@ -6,7 +6,7 @@ import subprocess
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 
 from sqlalchemy import func, select, update
@@ -42,31 +42,28 @@ def test_the_first_key_is_printed_once_and_hashed_at_rest(
         found = re.search(r"esp_[\w-]{40,}", start())
         assert found
         assert start() == ""
-        database = Database(url)
-        with database.reading() as session:
+        with closing(Database(url)) as database, database.reading() as session:
             assert project_of(session, found[0]) is not None
             [key] = session.execute(select(ApiKey.__table__)).all()
-        database.close()
     assert found[0] not in str(key)
     assert key.digest == digest_of(found[0])
 
 
 def test_of_many_first_starts_one_makes_the_key(settings: Settings) -> None:
     """Machines that come up together, on a database that is migrated and holds nothing."""
-    database, barrier = Database(settings.database), threading.Barrier(8)
+    barrier = threading.Barrier(8)
+    with closing(Database(settings.database)) as database:
 
-    def start(_: int) -> str | None:
-        barrier.wait()
-        with database.transaction() as session:
-            return ensure_first_key(session, None)
+        def start(_: int) -> str | None:
+            barrier.wait()
+            with database.transaction() as session:
+                return ensure_first_key(session, None)
 
-    with ThreadPoolExecutor(8) as threads:
-        made = [key for key in threads.map(start, range(8)) if key is not None]
-    with database.reading() as session:
-        assert session.scalars(select(ApiKey.digest)).all() == [digest_of(key) for key in made]
-        assert session.scalar(select(func.count()).select_from(Project)) == 1
-    database.close()
-    assert len(made) == 1
+        with ThreadPoolExecutor(8) as threads:
+            [made] = [key for key in threads.map(start, range(8)) if key is not None]
+        with database.reading() as session:
+            assert session.scalars(select(ApiKey.digest)).all() == [digest_of(made)]
+            assert session.scalar(select(func.count()).select_from(Project)) == 1
 
 
 def test_the_secret_is_made_once_and_is_nobody_elses(tmp_path: Path) -> None:
