@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.orm import Session
 
-from store import leases
+from store import leases, listing
 from store.blobs import StoredBlob
 from store.database import now
 from store.ids import new_id
@@ -34,7 +34,7 @@ def find(session: Session, project_id: str, job_id: str) -> Job | None:
 
 def order(session: Session, project_id: str, job_id: str, verb: Trigger) -> Job | None:
     """A user's cancel, pause or resume. None: no such job here. Raises InvalidTransition; repeating is safe."""
-    job = find(session, project_id, job_id)
+    job = listing.one(session, Job, project_id, job_id, lock="change")
     if job is None:
         return None
     if change(session, job_id, verb) is None:

@@ -18,7 +18,7 @@ from typing import Any
 from sqlalchemy.exc import DBAPIError
 
 from store import intake, jobs, leases
-from store.blobs import BlobStore
+from store.blobs import BlobsAway, open_blobs
 from store.database import Database
 from store.leases import Fenced
 from store.queue import INTAKE, Bell
@@ -50,10 +50,10 @@ class Supervisor:
 
     def __init__(self, settings: Settings, slots: Sequence[Slot]) -> None:
         if settings.sandbox == "on":
-            sandbox.check(settings.data_dir)
+            sandbox.check(settings.data_dir, settings.blob_dir)
         self.settings = settings
         self.database = Database(settings.database)
-        self.blobs = BlobStore(settings.blob_dir)
+        self.blobs = open_blobs(settings)
         self.bell = Bell(settings.broker_url)
         self.children = Children()
         self.draining = threading.Event()
@@ -149,6 +149,9 @@ class Supervisor:
             for message in self._listen(attempt.lease, attempt.folder, child):
                 if attempt.take(message):
                     return False
+        except BlobsAway as error:
+            attempt.postponed(str(error))
+            return False  # nobody rings at once: the sweeper does, so that the store is not asked in a tight loop
         except (BadMessage, BadFile, OSError, DBAPIError) as error:
             return attempt.lost(f"{type(error).__name__}: {error}")
         if attempt.lease.ordered_to_stop or self.draining.is_set():
