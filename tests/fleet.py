@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from processes import children_of
 from sklearn.datasets import load_digits
 from sqlalchemy import select
 
@@ -144,19 +144,3 @@ class Fleet:
     def _fetch(self, row: Model | Dataset | Job) -> Any:
         with self.database.reading() as session:
             return session.get_one(type(row), row.id)
-
-
-def children_of(pid: int) -> list[int]:
-    """Processes that a process started and that still live (Linux)."""
-    found = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        with contextlib.suppress(OSError):
-            found += [int(child) for child in task.read_text().split()]
-    return found
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False

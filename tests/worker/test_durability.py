@@ -8,7 +8,8 @@ import signal
 import time
 
 import pytest
-from fleet import SMALL, Fleet, children_of, is_alive
+from fleet import SMALL, Fleet
+from processes import children_of, is_alive
 from sqlalchemy import select
 
 from store import jobs
