@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, LiteralString
 
 import psycopg
-from fleet import children_of, is_alive
+from processes import children_of, is_alive
 from psycopg import sql
 
 import migrations

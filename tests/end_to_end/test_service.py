@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 from espalier import Client, Job
-from fleet import children_of, is_alive
 from postgres import PostgresServer
+from processes import children_of, is_alive
 
 from embedded.serve import Service, ServiceError
 from store.settings import Settings

@@ -9,7 +9,8 @@ import time
 
 import pytest
 import torch
-from fleet import SMALL, Fleet, children_of, is_alive
+from fleet import SMALL, Fleet
+from processes import children_of, is_alive
 from sqlalchemy import select
 from torch import Tensor, nn
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 
-from fleet import SMALL, Fleet, children_of, is_alive
+from fleet import SMALL, Fleet
+from processes import children_of, is_alive
 from sqlalchemy import select
 
 from store import jobs

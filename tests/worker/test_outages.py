@@ -21,7 +21,7 @@ from store.settings import Settings
 from store.tables import Attempt, Job
 
 KEY = "esp_a-key-of-a-server-that-dies"
-SLOW = {**SMALL, "training": {**SMALL["training"], "steps": 600}}
+SLOW = {**SMALL, "training": {**SMALL["training"], "steps": 300}}
 
 
 @pytest.fixture

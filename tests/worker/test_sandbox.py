@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 import trainee
-from fleet import SMALL, Fleet, children_of
+from fleet import SMALL, Fleet
+from processes import children_of
 
 from worker import landlock, sandbox, seccomp
 from worker.children import ENVIRONMENT
