@@ -17,8 +17,9 @@ import pytest
 import redis
 from compose import Machine
 from espalier import Client
-from fleet import SMALL, children_of, digits_npz, is_alive
+from fleet import SMALL, digits_npz
 from postgres import PostgresServer
+from processes import children_of, is_alive
 from s3 import running_s3
 from safetensors.numpy import load_file
 from sqlalchemy import make_url

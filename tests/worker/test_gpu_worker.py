@@ -9,7 +9,8 @@ from io import BytesIO
 import numpy as np
 import pytest
 import torch
-from fleet import SMALL, Fleet, children_of
+from fleet import SMALL, Fleet
+from processes import children_of
 
 pytestmark = [
     pytest.mark.gpu,

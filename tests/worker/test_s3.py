@@ -13,8 +13,9 @@ from pathlib import Path
 
 import obstore
 import pytest
-from fleet import SMALL, Fleet, children_of
+from fleet import SMALL, Fleet
 from obstore.store import S3Store
+from processes import children_of
 from s3 import S3Server, running_s3
 
 from store import jobs
