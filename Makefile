@@ -16,7 +16,7 @@ demo: $(VENV)/demo ## set up, start the service, prune real networks over HTTP, 
 serve: $(VENV)/demo ## run the whole service on this machine, data in ./var (ESPALIER_DATA_DIR)
 	$(BIN)/espalier-server
 
-test: $(VENV)/dev ## set up and run all tests (real Valkey, Celery workers and SQLite)
+test: $(VENV)/dev ## set up and run all tests (real Valkey, Celery workers, SQLite, PostgreSQL, S3 server)
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 check: $(VENV)/dev ## format, lint, strict types, import contract

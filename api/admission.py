@@ -32,18 +32,20 @@ class Admitted:
     planned: list[PlannedRound]
 
 
-def admit(session: Session, project_id: str, given: JobRequest) -> Admitted:
-    """The job as it can run. Raises Problem, naming the field."""
-    model, model_report = _ready(session, Model, project_id, "model", given.model)
-    dataset, dataset_report = _ready(session, Dataset, project_id, "dataset", given.dataset)
+def admit(session: Session, project_id: str, given: JobRequest, lock: listing.Lock | None = None) -> Admitted:
+    """The job as it can run; `lock` for the rows that it will refer to. Raises Problem, naming the field."""
+    model, model_report = _ready(session, Model, project_id, "model", given.model, lock)
+    dataset, dataset_report = _ready(session, Dataset, project_id, "dataset", given.dataset, lock)
     train = dataset_report["splits"]["train"]
     _check_fit(model, model_report, train)
     _check_training(given.recipe, train, has_validation="validation" in dataset_report["splits"])
     return Admitted(model, dataset, _plan(model_report, given.recipe))
 
 
-def _ready(session: Session, entity: type[Row], project_id: str, field: str, row_id: str) -> tuple[Row, Report]:
-    row = listing.one(session, entity, project_id, row_id)
+def _ready(
+    session: Session, entity: type[Row], project_id: str, field: str, row_id: str, lock: listing.Lock | None
+) -> tuple[Row, Report]:
+    row = listing.one(session, entity, project_id, row_id, lock)
     if row is None:
         raise Problem(
             "not_found", f"there is no {field} {row_id} in this project; upload it first", param=f"/{field}", status=422

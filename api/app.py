@@ -9,18 +9,18 @@ from functools import partial
 from fastapi import APIRouter, FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi_offline import FastAPIOffline
-from sqlalchemy.exc import InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.exc import ProgrammingError
 from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse
 
 from api import auth, openapi
 from api.edge import Edge
-from api.problems import EVERYWHERE, documented, on_http_exception, on_store_unavailable
+from api.problems import EVERYWHERE, documented, on_http_exception, on_programming_error, on_store_unavailable
 from api.routes import artifacts, catalogue, datasets, health, jobs, models, rounds
 from api.services import opened
 from api.validation import on_invalid_request
-from store.blobs import Vanishing
+from store.blobs import BlobsAway, Vanishing
+from store.database import AWAY
 from store.settings import Settings
 
 VERSION = "0.1.0"
@@ -53,8 +53,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(Edge)
     app.add_exception_handler(HTTPException, on_http_exception)
     app.add_exception_handler(RequestValidationError, on_invalid_request)
-    for unavailable in (OperationalError, InterfaceError, PoolTimeout, Vanishing):
+    for unavailable in (*AWAY, Vanishing, BlobsAway):
         app.add_exception_handler(unavailable, on_store_unavailable)
+    app.add_exception_handler(ProgrammingError, on_programming_error)
     return app
 
 

@@ -110,7 +110,10 @@ class JobDocument(BaseModel):
     cache: str
     metadata: dict[str, str]
     error: Failure | None
-    determinism: Json | None = Field(description="class of machine; the same class computes the same bits")
+    determinism: Json | None = Field(
+        description="class of machine of the last attempt; the same class computes the same bits, "
+        "and a resume in another one leaves an event, job.determinism_changed"
+    )
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None

@@ -48,8 +48,8 @@ def missing(what: str) -> Problem:
     return Problem("not_found", f"there is no {what} in this project")
 
 
-def found(session: Session, entity: type[Row], project_id: str, row_id: str) -> Row:
-    row = listing.one(session, entity, project_id, row_id)
+def found(session: Session, entity: type[Row], project_id: str, row_id: str, lock: listing.Lock | None = None) -> Row:
+    row = listing.one(session, entity, project_id, row_id, lock)
     if row is None:
         raise missing(row_id)
     return row

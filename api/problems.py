@@ -13,9 +13,12 @@ from typing import Any, Literal, NamedTuple
 
 from fastapi import Request
 from pydantic import BaseModel, Field
+from sqlalchemy.exc import ProgrammingError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from typing_extensions import TypedDict  # pydantic asks for this one before Python 3.12
+
+from store.database import is_schema_another
 
 log = logging.getLogger(__name__)
 
@@ -178,3 +181,12 @@ async def on_store_unavailable(request: Request, error: Exception) -> Response:
         request,
         Problem("unavailable", "the store does not answer at the moment; try again", headers={"Retry-After": "1"}),
     )
+
+
+async def on_programming_error(request: Request, error: Exception) -> Response:
+    """A schema that is missing or older than this process is no fault of it. SQLite's way to say so is the same error
+    as for a database that is away."""
+    assert isinstance(error, ProgrammingError)
+    if not is_schema_another(error):
+        raise error
+    return await on_store_unavailable(request, error)

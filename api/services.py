@@ -9,7 +9,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from store.blobs import BlobStore
+from store.blobs import BlobStore, open_blobs
 from store.database import Database
 from store.queue import Bell
 from store.settings import Settings
@@ -25,7 +25,7 @@ class Services:
 
 @contextmanager
 def opened(settings: Settings) -> Iterator[Services]:
-    services = Services(settings, Database(settings.database), BlobStore(settings.blob_dir), Bell(settings.broker_url))
+    services = Services(settings, Database(settings.database), open_blobs(settings), Bell(settings.broker_url))
     try:
         yield services
     finally:

@@ -1,4 +1,4 @@
-"""Files in: the raw body, streamed to disk at constant memory and hashed on the way.
+"""Files in: the raw body, streamed to disk at constant memory and hashed on the way, then kept by the blob store.
 
 Pieces of one MiB go to a thread, which hashes and writes them: a thread hop (0.1 ms) for each of the server's 64 KiB
 chunks would cost as much as the work itself, and writing on the event loop would stop every other request while the

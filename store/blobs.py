@@ -1,17 +1,17 @@
-"""Content by its digest, on disk: put, open, link. One row per digest; whoever refers to a blob does so by foreign key.
+"""Content by its digest, behind a few verbs: put, read, fetch. One row per digest; whoever refers to a blob does so by
+foreign key.
 
-A file is written beside its place, synced, and renamed: it exists whole or not at all. The row is touched under its
-lock in the transaction that will refer to it, so a collector never removes what is about to be used.
+Where the bytes lie is for the settings to say: in a folder (`disk_blobs.py`) or in a bucket (`s3_blobs.py`). In both,
+content comes in through a file of this machine, is digested on the way, and is under its name whole or not at all. The
+row is touched under its lock in the transaction that will refer to it, so a collector never removes what is about to
+be used.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
-import shutil
-import time
-from collections.abc import AsyncIterator, Iterable
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -21,6 +21,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from store.database import now
+from store.settings import Settings
 from store.tables import Blob
 
 CHUNK_BYTES = 1 << 20
@@ -34,17 +35,33 @@ class Vanishing(Exception):
     """The blob is being collected at this moment: write it again."""
 
 
+class BlobsAway(Exception):
+    """The object store does not answer, or refuses: nothing was stored, and later it may be."""
+
+
+class Damaged(OSError):
+    """What lies under a digest is not the content of that digest."""
+
+
 @dataclass(frozen=True)
 class StoredBlob:
     digest: str
     size_bytes: int
 
 
-class BlobStore:
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self._incoming = root / "incoming"
-        self._incoming.mkdir(parents=True, exist_ok=True)
+def open_blobs(settings: Settings) -> BlobStore:
+    """The store that `ESPALIER_BLOB_URL` names."""
+    if settings.blob_bucket is None:
+        from store.disk_blobs import DiskBlobs
+
+        return DiskBlobs(settings.blob_dir)
+    from store.s3_blobs import S3Blobs  # its library is loaded where it is used, and nowhere else
+
+    return S3Blobs(*settings.blob_bucket, scratch=settings.data_dir / "incoming")
+
+
+class BlobStore(ABC):
+    """Safe to share between threads. Every verb may block: not for an event loop."""
 
     def writer(self, limit_bytes: int) -> BlobWriter:
         return BlobWriter(self, limit_bytes)
@@ -59,29 +76,40 @@ class BlobStore:
     def put_file(self, file: BinaryIO, limit_bytes: int) -> StoredBlob:
         return self.put(iter(lambda: file.read(CHUNK_BYTES), b""), limit_bytes)
 
-    def open(self, digest: str) -> BinaryIO:
-        return self.path(digest).open("rb")
+    @abstractmethod
+    def size_bytes(self, digest: str) -> int:
+        """Raises FileNotFoundError."""
 
-    def link(self, digest: str, target: Path) -> None:
-        """The content under another name on this machine, for a process that may not see the store: its own copy
-        where hard links do not reach."""
-        try:
-            os.link(self.path(digest), target)
-        except OSError:
-            shutil.copyfile(self.path(digest), target)
+    @abstractmethod
+    def read(self, digest: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+        """Bytes `start` up to but not including `stop`, piece by piece. Raises FileNotFoundError, Damaged."""
 
+    @abstractmethod
+    def fetch(self, digest: str, target: Path) -> None:
+        """The content as a file of this machine, for a process that may not see the store. Raises FileNotFoundError,
+        Damaged; no `target` is there then."""
+
+    @abstractmethod
     def clear_incoming(self, older_than_seconds: float) -> int:
         """Remove what writers that were killed have left half-written. How many."""
-        cleared = 0
-        for path in self._incoming.iterdir():
-            with contextlib.suppress(FileNotFoundError):  # another sweeper, or its writer, was faster
-                if time.time() - path.stat().st_mtime > older_than_seconds:
-                    path.unlink()
-                    cleared += 1
-        return cleared
 
-    def path(self, digest: str) -> Path:
-        return self.root / digest[:2] / digest
+    @abstractmethod
+    def ping(self) -> bool:
+        """Whether it answers now; asked once, within seconds."""
+
+    # For BlobWriter alone.
+
+    @abstractmethod
+    def begin(self) -> BinaryIO:
+        """A file for what comes in."""
+
+    @abstractmethod
+    def keep(self, file: BinaryIO, digest: str) -> None:
+        """Make what was written the content of `digest`: durable when this returns."""
+
+    @abstractmethod
+    def drop(self, file: BinaryIO) -> None:
+        """Leave nothing of a file that `begin` gave; it may have been kept."""
 
 
 class BlobWriter:
@@ -90,8 +118,7 @@ class BlobWriter:
     def __init__(self, store: BlobStore, limit_bytes: int) -> None:
         self._store, self._limit = store, limit_bytes
         self._hash, self.size_bytes = hashlib.sha256(), 0
-        self._path = store._incoming / os.urandom(16).hex()
-        self._file = self._path.open("xb")
+        self._file = store.begin()
 
     def __enter__(self) -> BlobWriter:
         return self
@@ -103,36 +130,15 @@ class BlobWriter:
         self._hash.update(chunk)
         self._file.write(chunk)
 
-    async def write_all(self, chunks: AsyncIterator[bytes]) -> None:
-        async for chunk in chunks:
-            self.write(chunk)
-
     def finish(self) -> StoredBlob:
+        """Raises BlobsAway."""
         digest = self._hash.hexdigest()
         self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        self._path.chmod(0o444)
-        final = self._store.path(digest)
-        if not final.parent.exists():
-            final.parent.mkdir(exist_ok=True)
-            _sync_folder(self._store.root)
-        self._path.replace(final)  # the same content over the same content, if it was there
-        _sync_folder(final.parent)
+        self._store.keep(self._file, digest)
         return StoredBlob(digest, self.size_bytes)
 
     def __exit__(self, *_exc: object) -> None:
-        self._file.close()
-        self._path.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    """A rename survives a power cut only once its folder is synced."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        self._store.drop(self._file)
 
 
 def refer(session: Session, blob: StoredBlob) -> None:

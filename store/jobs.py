@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.orm import Session
 
-from store import leases
+from store import leases, listing
 from store.blobs import StoredBlob
 from store.database import now
 from store.ids import new_id
@@ -34,7 +34,7 @@ def find(session: Session, project_id: str, job_id: str) -> Job | None:
 
 def order(session: Session, project_id: str, job_id: str, verb: Trigger) -> Job | None:
     """A user's cancel, pause or resume. None: no such job here. Raises InvalidTransition; repeating is safe."""
-    job = find(session, project_id, job_id)
+    job = listing.one(session, Job, project_id, job_id, lock="change")
     if job is None:
         return None
     if change(session, job_id, verb) is None:
@@ -82,12 +82,14 @@ def renew(
 
 
 def record_determinism(session: Session, job_id: str, attempt: int, determinism: dict[str, Any]) -> None:
-    """The class of machine that computes this attempt; a resume in another class is said in an event."""
+    """The class of machine that computes this attempt. A resume in another class is said in an event: the rounds of
+    that attempt, and those after it, are not promised to be what one class alone would have made."""
     before = session.execute(select(Job.determinism).where(*holds(Job, job_id, attempt)).with_for_update()).first()
     if before is None:
         raise Fenced(job_id)
     if before.determinism is not None and before.determinism != determinism:
-        _emit(session, job_id, "job.determinism_changed", {"before": before.determinism, "now": determinism})
+        data = {"attempt": attempt, "before": before.determinism, "now": determinism}
+        _emit(session, job_id, "job.determinism_changed", data)
     session.execute(update(Job).where(Job.id == job_id).values(determinism=determinism, version=Job.version + 1))
 
 

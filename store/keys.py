@@ -8,7 +8,7 @@ import secrets
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
-from store.database import now
+from store.database import now, one_at_a_time
 from store.ids import new_id
 from store.tables import ApiKey, Project
 
@@ -19,6 +19,7 @@ def digest_of(key: str) -> str:
 
 def ensure_first_key(session: Session, given: str | None) -> str | None:
     """A first project with a key: the given one, else a new one where there is none. The key, if it was made here."""
+    one_at_a_time(session)  # of several machines that start at once
     if given is not None:
         if session.scalar(select(ApiKey.id).where(ApiKey.digest == digest_of(given))) is None:
             _add_key(session, _first_project(session), "given by ESPALIER_API_KEY", given)

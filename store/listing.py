@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy.orm import Session, aliased
@@ -15,8 +15,17 @@ from store.tables import Artifact, Attempt, Blob, Dataset, Job, JobStatus, Model
 Listed = TypeVar("Listed", Model, Dataset, Job)
 
 
-def one(session: Session, entity: type[Listed], project_id: str, row_id: str) -> Listed | None:
-    return session.scalar(select(entity).where(entity.id == row_id, entity.project_id == project_id))
+Lock = Literal["refer", "change"]
+"""Until the transaction ends the row stays (so that a foreign key to it can be written), or is ours alone."""
+
+
+def one(
+    session: Session, entity: type[Listed], project_id: str, row_id: str, lock: Lock | None = None
+) -> Listed | None:
+    wanted = select(entity).where(entity.id == row_id, entity.project_id == project_id)
+    if lock is not None:
+        wanted = wanted.with_for_update(read=lock == "refer", key_share=lock == "refer")
+    return session.scalar(wanted)
 
 
 def page(

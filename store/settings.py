@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import secrets
 from pathlib import Path
 from typing import Literal
+from urllib.parse import unquote
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -14,13 +16,20 @@ from store.queue import INTAKE
 
 
 class Settings(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix="ESPALIER_", frozen=True)
+    # An empty variable is none: that is what compose files make of one that is not set.
+    model_config = SettingsConfigDict(
+        env_prefix="ESPALIER_", env_ignore_empty=True, frozen=True, hide_input_in_errors=True
+    )
 
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
     data_dir: Path = Path("var")
     database_url: str | None = None
+    """`postgresql://user:password@host:port/name` (or `sqlite:////absolute/path`); left out, SQLite in the data
+    directory."""
     broker_url: str = "redis://127.0.0.1:6379/0"
+    blob_url: str | None = None
+    """`s3://bucket/prefix` or `file:///folder`; left out, the folder `blobs` in the data directory."""
     api_key: SecretStr | None = None
     """A first key. Left out, one is made and printed once, when the database holds none."""
     secret_key: SecretStr | None = None
@@ -57,13 +66,41 @@ class Settings(BaseSettings):
             raise ValueError(f"{INTAKE} is the queue of uploads; name the pool otherwise")
         return pool
 
+    @field_validator("database_url")
+    @classmethod
+    def _name_the_driver(cls, url: str | None) -> str | None:
+        """Every other tool writes `postgresql://` or `postgres://`; SQLAlchemy would take them for psycopg2."""
+        scheme, _, rest = (url or "").partition("://")
+        if url is None or scheme in ("sqlite", "postgresql+psycopg"):
+            return url
+        if scheme in ("postgresql", "postgres"):
+            return f"postgresql+psycopg://{rest}"
+        raise ValueError("it begins with postgresql:// or sqlite:///")  # never the URL itself: it holds a password
+
     @property
     def database(self) -> str:
-        """The SQLAlchemy URL; left out, SQLite in the data directory."""
+        """The SQLAlchemy URL."""
         return self.database_url or f"sqlite:///{self.data_dir.resolve() / 'espalier.db'}"
+
+    @field_validator("blob_url")
+    @classmethod
+    def _names_a_place(cls, url: str | None) -> str | None:
+        if url is not None and not re.fullmatch(r"file:///.+|s3://[^/]+(/.*)?", url):
+            raise ValueError(f"{url!r}: use s3://bucket/prefix, or file:///folder")
+        return url
+
+    @property
+    def blob_bucket(self) -> tuple[str, str] | None:
+        """Bucket and prefix; None: blobs lie in `blob_dir`."""
+        if self.blob_url is None or not self.blob_url.startswith("s3://"):
+            return None
+        bucket, _, prefix = self.blob_url.removeprefix("s3://").partition("/")
+        return bucket, prefix.strip("/")
 
     @property
     def blob_dir(self) -> Path:
+        if self.blob_url is not None and self.blob_url.startswith("file://"):
+            return Path(unquote(self.blob_url.removeprefix("file://")))
         return self.data_dir / "blobs"
 
     @property

@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from espalier import export_model
+from processes import children_of
 from sklearn.datasets import load_digits
 from sqlalchemy import select
 from torch import Tensor, nn
@@ -157,19 +157,3 @@ class Fleet:
     def _fetch(self, row: Model | Dataset | Job) -> Any:
         with self.database.reading() as session:
             return session.get_one(type(row), row.id)
-
-
-def children_of(pid: int) -> list[int]:
-    """Processes that a process started and that still live (Linux)."""
-    found = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        with contextlib.suppress(OSError):
-            found += [int(child) for child in task.read_text().split()]
-    return found
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False

@@ -52,8 +52,7 @@ class JobAttempt:
         """The child's one order: inputs lie in its folder, `rounds` are the entries that are stored already."""
         model, dataset, rounds = self.lease.write(self._read_inputs)
         assert model.blob_digest is not None
-        self.blobs.link(model.blob_digest, self.folder.inputs / "model")
-        self.blobs.link(dataset.blob_digest, self.folder.inputs / "dataset")
+        inputs = {"model": model.blob_digest, "dataset": dataset.blob_digest}
         records = [_record(row) for row in rounds]
         if records:
             # A resume goes on from the last entry, and the final entry takes the masks of the last that passed.
@@ -64,7 +63,9 @@ class JobAttempt:
                 needed.add(0)
             for position in needed:
                 for kind, digest in self.lease.write(partial(self._digests, position)).items():
-                    self.blobs.link(digest, self.folder.inputs / f"{position}.{kind}")
+                    inputs[f"{position}.{kind}"] = digest
+        for name, digest in inputs.items():
+            self.lease.keep_while(partial(self.blobs.fetch, digest, self.folder.inputs / name))
         return {
             "work": "prune",
             "folder": str(self.folder.root),
@@ -117,6 +118,13 @@ class JobAttempt:
         self.lease.write(lambda session: jobs.give_back(session, self.job.id, self.job.attempt, trigger, reason))
         return drained
 
+    def postponed(self, reason: str) -> None:
+        """Given back through no fault of its own."""
+        log.warning("%s attempt %d: %s", self.job.id, self.job.attempt, reason)
+        trigger = Trigger.STOP if self.lease.ordered_to_stop else Trigger.DRAIN
+        reason = reason[:400]
+        self.lease.write(lambda session: jobs.give_back(session, self.job.id, self.job.attempt, trigger, reason))
+
     def lost(self, reason: str) -> bool:
         log.warning("%s attempt %d: %s", self.job.id, self.job.attempt, reason)
         changed = self.lease.write(lambda session: jobs.lose(session, self.job.id, self.job.attempt, reason))
@@ -138,8 +146,8 @@ class JobAttempt:
 
     def _store_round(self, done: RoundDone) -> None:
         def record(blobs: dict[str, StoredBlob], session: Session) -> None:
-            for blob in blobs.values():
-                refer(session, blob)
+            for blob in sorted(blobs.values(), key=lambda blob: blob.digest):
+                refer(session, blob)  # in one order, so that two jobs with files in common never wait for each other
             jobs.record_round(
                 session,
                 self.job,
@@ -187,7 +195,7 @@ class IntakeAttempt:
 
     def order(self) -> dict[str, Any]:
         if self.row.blob_digest is not None:
-            self.blobs.link(self.row.blob_digest, self.folder.inputs / "upload")
+            self.lease.keep_while(partial(self.blobs.fetch, self.row.blob_digest, self.folder.inputs / "upload"))
         return {
             "work": "validate_model" if isinstance(self.row, Model) else "validate_dataset",
             "folder": str(self.folder.root),
@@ -220,6 +228,11 @@ class IntakeAttempt:
         self.lease.write(lambda session: intake.release(session, type(self.row), self.row.id, self.row.attempt))
         return True
 
+    def postponed(self, reason: str) -> None:
+        """Given back through no fault of its own."""
+        log.warning("%s attempt %d: %s", self.row.id, self.row.attempt, reason)
+        self.stopped(drained=True)
+
     def lost(self, reason: str) -> bool:
         row = self.row
         log.warning("%s attempt %d: %s", row.id, row.attempt, reason)
@@ -236,7 +249,7 @@ def _store(
 ) -> None:
     """Copy files into the store, then refer to them, in one transaction with what they belong to."""
     while True:
-        stored = {kind: folder.store(name, blobs) for kind, name in files.items()}
+        stored = {kind: lease.keep_while(partial(folder.store, name, blobs)) for kind, name in files.items()}
         try:
             lease.write(partial(record, stored))
             return

@@ -47,7 +47,7 @@ class Access(IntFlag):
 READ = Access.READ_FILE | Access.READ_DIR
 WRITE = READ | Access.WRITE_FILE | Access.TRUNCATE | Access.MAKE_REG | Access.REMOVE_FILE
 """Plain files in the folders that are there: no links, no devices, no folders (a deep tree is a weapon), no moves."""
-DEVICE = READ | Access.WRITE_FILE | Access.IOCTL_DEV
+DEVICE = READ | Access.WRITE_FILE | Access.TRUNCATE | Access.IOCTL_DEV
 """What is there already is read, written and spoken to, and nothing is made or removed."""
 ON_FILES = Access.READ_FILE | Access.WRITE_FILE | Access.TRUNCATE | Access.IOCTL_DEV
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
-from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
 from store import jobs, leases
-from store.database import Database
+from store.blobs import BlobsAway
+from store.database import AWAY, Database
 from store.leases import Entity, Fenced
 from store.settings import Settings
 from store.tables import Job, JobStatus
@@ -22,6 +23,9 @@ T = TypeVar("T")
 
 RETRY_SECONDS = 0.5
 PROGRESS_SECONDS = 1.0
+PATIENCE_SECONDS = 600.0
+"""For an object store that does not answer: a round that took hours is worth the wait."""
+PAUSE_SECONDS = 2.0
 ORDERS = (JobStatus.PAUSING, JobStatus.CANCELING)
 
 
@@ -56,6 +60,27 @@ class Lease:
             leases.renew(session, self.entity, self.row_id, self.attempt, self.seconds)
         self._progress = None
 
+    def keep_while(self, work: Callable[[], T]) -> T:
+        """Do what may take longer than a lease, which is renewed meanwhile: copying into the blob store or out of it,
+        again while that is away.
+
+        Raises Fenced, once the work has ended; BlobsAway, where patience has run out or the job is ordered to stop.
+        """
+        give_up_at = time.monotonic() + PATIENCE_SECONDS
+        with ThreadPoolExecutor(1, "copying") as helper:
+            while True:
+                copying = helper.submit(work)
+                while not wait([copying], RETRY_SECONDS).done:
+                    self.renew_if_due()
+                try:
+                    return copying.result()
+                except BlobsAway as error:
+                    if self.ordered_to_stop or time.monotonic() > give_up_at:
+                        raise
+                    log.warning("%s attempt %d: %s; trying again", self.row_id, self.attempt, error)
+                time.sleep(PAUSE_SECONDS)
+                self.renew_if_due()
+
     def write(self, work: Callable[[Session], T]) -> T:
         """Do `work` in one transaction, again and again while the database is away, up to the lease's end.
 
@@ -67,7 +92,7 @@ class Lease:
             try:
                 with self._database.transaction() as session:
                     result = work(session)
-            except (OperationalError, InterfaceError) as error:
+            except AWAY as error:
                 log.warning("%s attempt %d: the database is away: %s", self.row_id, self.attempt, error)
                 if time.monotonic() > self._renewed_at + 0.8 * self.seconds:
                     raise Fenced(self.row_id) from error

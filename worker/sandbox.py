@@ -59,7 +59,8 @@ class SandboxMissing(Exception):
 def limit(memory_bytes: int, file_bytes: int, cuda: bool = False) -> None:
     """Memory, the largest file, open files, no core dump. Out of memory is then an error of one job.
 
-    Memory is all address space; with CUDA, which reserves far more than there is, only what is private and writable.
+    Memory is all address space; with CUDA, which reserves far more than there is, only what is private and writable:
+    memory that is shared with nobody (anonymous, MAP_SHARED) then passes uncounted.
     """
     for what, most in (
         (resource.RLIMIT_DATA if cuda else resource.RLIMIT_AS, memory_bytes),
@@ -125,13 +126,16 @@ def _cuda_readable(folder: Path) -> list[Path]:
     ]
 
 
-def check(data_dir: Path) -> None:
-    """Lock a short-lived process in and let it try the walls. Raises SandboxMissing."""
+def check(*private: Path) -> None:
+    """Lock a short-lived process in and let it try the walls; no `private` folder may lie where it reads.
+
+    Raises SandboxMissing.
+    """
     if sys.platform != "linux":
         raise _missing(f"it needs Linux, this is {platform.system()}")
     with tempfile.TemporaryDirectory(prefix="espalier-") as name:
         probe = subprocess.run(
-            [sys.executable, "-I", "-m", "worker.sandbox", name, str(data_dir.resolve())],
+            [sys.executable, "-I", "-m", "worker.sandbox", name, *(str(folder.resolve()) for folder in private)],
             capture_output=True,
             text=True,
             timeout=PROBE_SECONDS,
@@ -147,10 +151,10 @@ def _missing(reason: str) -> SandboxMissing:
     )
 
 
-def _probe(root: Path, data_dir: Path) -> None:
+def _probe(root: Path, private: list[Path]) -> None:
     for readable in runtime():
-        if data_dir.is_relative_to(readable.resolve()):
-            raise Unsupported(f"{data_dir} lies in {readable}, which they must read: set ESPALIER_DATA_DIR elsewhere")
+        for inside in (folder for folder in private if folder.is_relative_to(readable.resolve())):
+            raise Unsupported(f"{inside} lies in {readable}, which they must read: set ESPALIER_DATA_DIR elsewhere")
     folder, outside = root / "folder", root / "outside"
     outside.touch()
     (folder / "in").mkdir(parents=True)
@@ -186,6 +190,6 @@ def _drop_capabilities() -> None:
 
 if __name__ == "__main__":
     try:
-        _probe(Path(sys.argv[1]), Path(sys.argv[2]))
+        _probe(Path(sys.argv[1]), [Path(folder) for folder in sys.argv[2:]])
     except Unsupported as missing:
         sys.exit(str(missing))

@@ -18,7 +18,7 @@ from typing import Any
 from sqlalchemy.exc import DBAPIError
 
 from store import intake, jobs, leases
-from store.blobs import BlobStore
+from store.blobs import BlobsAway, open_blobs
 from store.database import Database
 from store.leases import Fenced
 from store.queue import INTAKE, Bell
@@ -50,10 +50,10 @@ class Supervisor:
 
     def __init__(self, settings: Settings, slots: Sequence[Slot]) -> None:
         if settings.sandbox == "on":
-            sandbox.check(settings.data_dir)
+            sandbox.check(settings.data_dir, settings.blob_dir)
         self.settings = settings
         self.database = Database(settings.database)
-        self.blobs = BlobStore(settings.blob_dir)
+        self.blobs = open_blobs(settings)
         self.bell = Bell(settings.broker_url)
         self.children = Children()
         self.draining = threading.Event()
@@ -79,12 +79,13 @@ class Supervisor:
             match child.next_message(DEVICE_SECONDS):
                 case Started(determinism=found):
                     log.info("slot on CUDA device %s: %s", slot.cuda_device, found["model"])
+                    return
                 case None:
-                    raise NoDevice(f"CUDA device {slot.cuda_device} did not train a step in {DEVICE_SECONDS:g} s")
+                    reason = f"it did not train a step in {DEVICE_SECONDS:g} s"
                 case _:
-                    words = f"CUDA device {slot.cuda_device} cannot be used: {child.last_words()}"
-                    self.close()
-                    raise NoDevice(words)
+                    reason = child.last_words()
+        self.close()
+        raise NoDevice(f"CUDA device {slot.cuda_device} cannot be used: {reason}")
 
     def run_next(self, queue: str) -> None:
         """Serve a queue until nothing waits in it; return at once where another thread of this worker will.
@@ -148,6 +149,9 @@ class Supervisor:
             for message in self._listen(attempt.lease, attempt.folder, child):
                 if attempt.take(message):
                     return False
+        except BlobsAway as error:
+            attempt.postponed(str(error))
+            return False  # nobody rings at once: the sweeper does, so that the store is not asked in a tight loop
         except (BadMessage, BadFile, OSError, DBAPIError) as error:
             return attempt.lost(f"{type(error).__name__}: {error}")
         if attempt.lease.ordered_to_stop or self.draining.is_set():

@@ -6,11 +6,9 @@ import logging
 import signal
 import threading
 
-from sqlalchemy.exc import DBAPIError
-
 from store import sweeps
-from store.blobs import BlobStore
-from store.database import Database
+from store.blobs import open_blobs
+from store.database import AWAY, Database
 from store.queue import Bell
 from store.settings import Settings
 
@@ -19,6 +17,8 @@ log = logging.getLogger("sweeper")
 RINGS_A_SWEEP = 100
 ABANDONED_SECONDS = 24 * 3600.0
 """Since the last byte of an upload: whoever wrote it is gone."""
+SWEPT = "swept"
+"""A file in the data directory, touched after each whole sweep: what a health check looks at."""
 
 
 def sweep(database: Database, bell: Bell) -> None:
@@ -43,7 +43,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s sweeper %(levelname)s %(message)s")
     settings = Settings()
     database, bell = Database(settings.database), Bell(settings.broker_url)
-    blobs = BlobStore(settings.blob_dir)
+    blobs = open_blobs(settings)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -51,7 +51,8 @@ def main() -> None:
         try:
             sweep(database, bell)
             blobs.clear_incoming(ABANDONED_SECONDS)
-        except DBAPIError as error:
+            (settings.data_dir / SWEPT).touch()
+        except AWAY as error:
             log.warning("the database is away: %s", error)
     bell.close()
     database.close()

@@ -7,6 +7,7 @@ from typing import Any
 
 from celery.signals import worker_init, worker_shutdown, worker_shutting_down
 
+from store.database import AWAY
 from store.queue import RUN_NEXT, make_celery
 from store.settings import Settings
 from worker.devices import NoDevice, job_slots
@@ -38,8 +39,11 @@ def _open(**_kwargs: Any) -> None:
     settings.work_dir.mkdir(parents=True, exist_ok=True)
     try:
         _supervisor = Supervisor(settings, slots)
+    # Celery goes on past any other exception here, and would take messages for a worker that cannot work.
     except (SandboxMissing, NoDevice) as error:
-        raise SystemExit(f"worker: {error}") from error  # Celery goes on past any other exception here
+        raise SystemExit(f"worker: {error}") from error
+    except AWAY as error:
+        raise SystemExit(f"worker: the database is away: {error}") from error
 
 
 @worker_shutting_down.connect

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-
 from fastapi import APIRouter, Request, Response
 from sqlalchemy.orm import Session
-from starlette.responses import FileResponse, MalformedRangeHeader, RangeNotSatisfiable
-from starlette.types import Receive, Scope, Send
+from starlette.responses import StreamingResponse
 
 from api.auth import KeyedRoute, ProjectId
-from api.conditional import is_current
 from api.documents import ArtifactDocument
+from api.downloads import content_response
 from api.job_documents import entry_name
 from api.pages import Page, RowId, found, missing
-from api.problems import EVERYWHERE, Problem, documented
+from api.problems import EVERYWHERE, documented
 from api.services import Here
 from store import listing
+from store.blobs import StoredBlob
 from store.listing import OfferedArtifact
 from store.tables import Job
 
@@ -42,7 +40,7 @@ def get_artifact(services: Here, project_id: ProjectId, artifact_id: RowId) -> A
 @router.head("/artifacts/{artifact_id}/content", include_in_schema=False)
 @router.get(
     "/artifacts/{artifact_id}/content",
-    response_class=FileResponse,
+    response_class=StreamingResponse,
     responses=documented(*EVERYWHERE, "not_found", "range_not_satisfiable")
     | {
         200: _FILE | {"description": "the file"},
@@ -54,43 +52,8 @@ def get_content(request: Request, services: Here, project_id: ProjectId, artifac
     """The file. `ETag` is its sha256: a download can be continued with `Range` and `If-Range`."""
     with services.database.reading() as session:
         artifact = _found(session, project_id, artifact_id).artifact
-    digest = artifact.blob_digest
-    headers = {
-        "ETag": f'"sha256:{digest}"',
-        "Repr-Digest": f"sha-256=:{base64.b64encode(bytes.fromhex(digest)).decode()}:",
-        "Cache-Control": "private, immutable, max-age=31536000",
-    }
-    if is_current(request, headers["ETag"]):
-        return Response(status_code=304, headers=headers)
-    return _Content(
-        services.blobs.path(digest),
-        headers=headers | {"X-Content-Type-Options": "nosniff"},
-        media_type="application/octet-stream",
-        filename=artifact.filename,
-    )
-
-
-class _Content(FileResponse):
-    """Starlette's, with errors as problems: it answers both kinds of bad range itself, in plain text."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] == "HEAD":  # RFC 9110, 14.2: a range is for GET alone
-            scope = {**scope, "headers": [(name, value) for name, value in scope["headers"] if name != b"range"]}
-        await super().__call__(scope, receive, send)
-
-    @classmethod
-    def _parse_range_header(cls, http_range: str, file_size: int) -> list[tuple[int, int]]:
-        try:
-            return super()._parse_range_header(http_range, file_size)
-        except MalformedRangeHeader:
-            return []  # RFC 9110: as if it were not there
-        except RangeNotSatisfiable:
-            raise Problem(
-                "range_not_satisfiable",
-                f"the content has {file_size} bytes",
-                param="header:range",
-                headers={"Content-Range": f"bytes */{file_size}"},
-            ) from None
+    blob = StoredBlob(artifact.blob_digest, artifact.size_bytes)
+    return content_response(request, services.blobs, blob, artifact.filename)
 
 
 def _found(session: Session, project_id: str, artifact_id: str) -> OfferedArtifact:

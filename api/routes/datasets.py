@@ -87,7 +87,7 @@ def get_dataset(services: Here, project_id: ProjectId, dataset_id: RowId) -> Dat
 def delete_dataset(services: Here, project_id: ProjectId, dataset_id: RowId) -> None:
     """Not while a job refers to it: the job says what it was trained on."""
     with services.database.transaction() as session:
-        session.delete(found(session, Dataset, project_id, dataset_id))
+        session.delete(found(session, Dataset, project_id, dataset_id, lock="change"))
         try:
             session.flush()
         except IntegrityError:

@@ -20,12 +20,13 @@ async def get_health() -> dict[str, str]:
 
 @router.get("/readyz", responses=documented("unavailable"))
 def get_readiness(services: Here) -> dict[str, str]:
-    """`ready`, or `degraded` while the broker is away: everything works, but queued jobs wait for it."""
+    """`ready`, or `degraded`: without the broker queued jobs wait, without the blobs nothing is uploaded or downloaded;
+    all the rest works."""
     with services.database.reading() as session:
         session.execute(select(Project.id).limit(1))  # fails where the schema is missing, too: 503
-    is_broker_up = services.bell.ping()
+    parts = {"broker": services.bell.ping(), "blobs": services.blobs.ping()}
     return {
-        "status": "ready" if is_broker_up else "degraded",
+        "status": "ready" if all(parts.values()) else "degraded",
         "database": "ok",
-        "broker": "ok" if is_broker_up else "away",
+        **{name: "ok" if is_up else "away" for name, is_up in parts.items()},
     }

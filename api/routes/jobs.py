@@ -57,7 +57,7 @@ def create_job(
             admitted = admit(session, project_id, given)
         return JSONResponse(_plan(given, admitted, pool).model_dump(mode="json"))
     with services.database.transaction() as session:
-        admitted = admit(session, project_id, given)
+        admitted = admit(session, project_id, given, lock="refer")
         job = jobs.submit(session, project_id=project_id, **_columns(given, admitted, pool))
         [created] = job_documents(session, [job])
     services.bell.ring(pool)

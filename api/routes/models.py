@@ -143,7 +143,7 @@ def get_model(services: Here, project_id: ProjectId, model_id: RowId) -> ModelDo
 def delete_model(services: Here, project_id: ProjectId, model_id: RowId) -> None:
     """Not while a job refers to it: the job says what it was made of."""
     with services.database.transaction() as session:
-        session.delete(found(session, Model, project_id, model_id))
+        session.delete(found(session, Model, project_id, model_id, lock="change"))
         try:
             session.flush()
         except IntegrityError:

@@ -2,46 +2,22 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
-import migrations
 from api.app import create_app
 from store import intake, jobs
 from store.blobs import BlobStore, refer
 from store.database import Database
 from store.jobs import NewArtifact
-from store.keys import digest_of, ensure_first_key
+from store.keys import digest_of
 from store.settings import Settings
 from store.tables import ApiKey, Dataset, Job, Model, Project
 
 OTHER_KEY = "esp_a-key-of-another-project"
-
-
-@pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database file with the schema and no rows, to be copied: migrating one takes as long as a whole test here."""
-    path = tmp_path_factory.mktemp("migrated") / "espalier.db"
-    migrations.upgrade(f"sqlite:///{path}")
-    return path
-
-
-@pytest.fixture
-def database(settings: Settings, migrated: Path) -> Iterator[Database]:
-    """As everybody's, but for the copying."""
-    assert settings.api_key is not None
-    settings.data_dir.mkdir()
-    shutil.copy(migrated, settings.data_dir / "espalier.db")
-    database = Database(settings.database)
-    with database.transaction() as session:
-        ensure_first_key(session, settings.api_key.get_secret_value())
-    yield database
-    database.close()
 
 
 @pytest.fixture
@@ -172,9 +148,17 @@ class Bench:
         return job
 
     def store_round(
-        self, job: Job, position: int, accuracy: float | None, sparsity: float, final: bool = False, **changes: Any
+        self,
+        job: Job,
+        position: int,
+        accuracy: float | None,
+        sparsity: float,
+        final: bool = False,
+        contents: dict[str, bytes] | None = None,
+        **changes: Any,
     ) -> None:
-        kinds = {kind: self.blobs.put([f"{kind} {position}".encode()], 100) for kind in ("model", "masks", "sparse")}
+        files = {kind: f"{kind} {position}".encode() for kind in ("model", "masks", "sparse")} | (contents or {})
+        kinds = {kind: self.blobs.put([content], len(content)) for kind, content in files.items()}
         with self.database.transaction() as session:
             for blob in kinds.values():
                 refer(session, blob)

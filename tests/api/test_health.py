@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import make_url, text
 from starlette.testclient import TestClient
 
 from api.app import create_app
@@ -24,7 +22,7 @@ def test_all_is_well(anonymous: TestClient) -> None:
     assert anonymous.get("/healthz").json() == {"status": "ok"}
     response = anonymous.get("/readyz")
     assert response.status_code == 200
-    assert response.json() == {"status": "ready", "database": "ok", "broker": "ok"}
+    assert response.json() == {"status": "ready", "database": "ok", "broker": "ok", "blobs": "ok"}
 
 
 @pytest.fixture
@@ -39,7 +37,7 @@ def without_broker(settings: Settings, database: Database) -> Iterator[TestClien
 def test_without_its_broker_it_is_degraded(without_broker: TestClient) -> None:
     response = without_broker.get("/readyz")
     assert response.status_code == 200
-    assert response.json() == {"status": "degraded", "database": "ok", "broker": "away"}
+    assert response.json() == {"status": "degraded", "database": "ok", "broker": "away", "blobs": "ok"}
 
 
 def test_without_its_broker_it_takes_work_all_the_same(without_broker: TestClient, body: dict[str, Any]) -> None:
@@ -50,12 +48,10 @@ def test_without_its_broker_it_takes_work_all_the_same(without_broker: TestClien
     assert without_broker.post("/v1/models?format=architecture&architecture=lenet5").status_code == 201
 
 
-def test_without_its_database_it_is_not_ready(settings: Settings, database: Database, refused: Refused) -> None:
-    database.close()
-    shutil.rmtree(settings.data_dir)
-    with TestClient(create_app(settings)) as client:
-        Path(settings.database.removeprefix("sqlite:///")).unlink(missing_ok=True)
-        shutil.rmtree(settings.data_dir)
+def test_without_its_database_it_is_not_ready(settings: Settings, refused: Refused) -> None:
+    url = make_url(settings.database)
+    gone = url.set(database=f"{url.database}/gone").render_as_string()
+    with TestClient(create_app(settings.model_copy(update={"database_url": gone}))) as client:
         response = client.get("/readyz")
         assert refused(response, 503, "unavailable")["retryable"] is True
         assert response.headers["retry-after"] == "1"

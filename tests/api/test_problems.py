@@ -15,6 +15,7 @@ from api.problems import PROBLEMS, Code
 from store import jobs
 from store.database import Database
 from store.settings import Settings
+from store.tables import Base
 
 Refused = Callable[..., dict[str, Any]]
 
@@ -33,13 +34,19 @@ def test_an_expired_key_opens_nothing(client: TestClient, database: Database, re
     refused(client.get("/v1/jobs"), 401, "unauthorized", "header:authorization")
 
 
-def test_the_key_is_nowhere_in_the_data(client: TestClient, settings: Settings) -> None:
+def test_the_key_is_nowhere_in_the_data(
+    client: TestClient, settings: Settings, database: Database, dialect: str
+) -> None:
     client.post("/v1/models?format=architecture&architecture=lenet5")
     assert settings.api_key is not None
     secret = settings.api_key.get_secret_value().encode()
     files = [path for path in settings.data_dir.rglob("*") if path.is_file()]
-    assert any(path.name == "espalier.db" for path in files)
+    assert (dialect == "sqlite") == any(path.name == "espalier.db" for path in files)
     assert not [path for path in files if secret in path.read_bytes()]
+    with database.reading() as session:
+        rows = [row for table in Base.metadata.sorted_tables for row in session.execute(table.select())]
+    assert len(rows) >= 3
+    assert settings.api_key.get_secret_value() not in str(rows)
 
 
 def test_unknown_places(client: TestClient, refused: Refused, subtests: pytest.Subtests) -> None:

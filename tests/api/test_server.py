@@ -11,14 +11,13 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
 import pytest
 
-import migrations
 from store.database import Database
 from store.keys import ensure_first_key
 from store.settings import Settings
@@ -79,11 +78,13 @@ def free_port() -> int:
         return port
 
 
+NewDatabase = Callable[..., AbstractContextManager[str]]
+
+
 @contextmanager
-def running(data_dir: Path, broker_url: str, python: str) -> Iterator[Server]:
-    """With a fresh database, and an end that is asked for."""
-    settings = Settings(data_dir=data_dir, broker_url=broker_url)
-    migrations.upgrade(settings.database)
+def running(data_dir: Path, database_url: str, broker_url: str, python: str) -> Iterator[Server]:
+    """On a database without a row, with an end that is asked for."""
+    settings = Settings(data_dir=data_dir, database_url=database_url, broker_url=broker_url)
     database = Database(settings.database)
     with database.transaction() as session:
         key = ensure_first_key(session, None)
@@ -96,6 +97,7 @@ def running(data_dir: Path, broker_url: str, python: str) -> Iterator[Server]:
             env={
                 **os.environ,
                 "ESPALIER_DATA_DIR": str(settings.data_dir),
+                "ESPALIER_DATABASE_URL": settings.database,
                 "ESPALIER_BROKER_URL": settings.broker_url,
                 "ESPALIER_MAX_UPLOAD_BYTES": str(LIMIT_BYTES),
             },
@@ -125,9 +127,12 @@ def running(data_dir: Path, broker_url: str, python: str) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, broker_url: str, python: str) -> Iterator[Server]:
+def server(
+    tmp_path_factory: pytest.TempPathFactory, new_database: NewDatabase, broker_url: str, python: str
+) -> Iterator[Server]:
     """One for all tests of this file but its end: its start costs more than they do."""
-    with running(tmp_path_factory.mktemp("server"), broker_url, python) as server:
+    data_dir = tmp_path_factory.mktemp("server")
+    with new_database(data_dir) as url, running(data_dir, url, broker_url, python) as server:
         yield server
 
 
@@ -221,21 +226,10 @@ def test_no_key_no_byte(server: Server) -> None:
         assert connection.recv(65536).startswith(b"HTTP/1.1 401")
 
 
-def test_the_first_start_prints_a_key_once(tmp_path: Path, python: str, broker_url: str) -> None:
-    environment = {**os.environ, "ESPALIER_DATA_DIR": str(tmp_path), "ESPALIER_BROKER_URL": broker_url}
-    starts = [
-        subprocess.run([python, "-m", "migrations"], env=environment, check=True, capture_output=True, text=True).stdout
-        for _ in range(2)
-    ]
-    [key] = re.findall(r"esp_\S+", starts[0])
-    assert "esp_" not in starts[1]
-    assert key.encode() not in (tmp_path / "espalier.db").read_bytes()
-
-
-def test_its_end(tmp_path: Path, broker_url: str, python: str) -> None:
+def test_its_end(tmp_path: Path, new_database: NewDatabase, broker_url: str, python: str) -> None:
     """SIGTERM: it takes no more, finishes what it has begun, closes its database, and is gone."""
     content = b"PK\x03\x04" + bytes(4 * MIB)
-    with running(tmp_path, broker_url, python) as server:
+    with new_database(tmp_path) as url, running(tmp_path, url, broker_url, python) as server:
         connection = server.send_head(f"Content-Length: {len(content)}")
         connection.sendall(content[: 2 * MIB])
         wait_until(lambda: any(path.stat().st_size >= MIB for path in server.incoming()), "nothing is written")

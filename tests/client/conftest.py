@@ -19,7 +19,7 @@ from pydantic import SecretStr
 import migrations
 import store.tables
 from store import intake, jobs
-from store.blobs import BlobStore, refer
+from store.blobs import open_blobs, refer
 from store.database import Database
 from store.jobs import NewArtifact
 from store.keys import ensure_first_key, project_of
@@ -142,7 +142,7 @@ def api(tmp_path_factory: pytest.TempPathFactory, broker_url: str) -> Iterator[A
         ensure_first_key(session, API_KEY)
         project = project_of(session, API_KEY)
     assert project is not None
-    api = Api(Fleet(settings, database, BlobStore(settings.blob_dir), project))
+    api = Api(Fleet(settings, database, open_blobs(settings), project))
     try:
         api.launch()
         api.wait_until_ready()

@@ -71,7 +71,7 @@ def test_a_download_is_the_file(client: Client, stored: Stored, tmp_path: Path) 
     assert list(path.parent.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("content", [b"the weightz", b"the wei", b"the weights and more", b""])
+@pytest.mark.parametrize("content", [b"the weightz", b"THE WEIGHTS"])
 def test_a_wrong_digest_leaves_nothing(
     client: Client, worker: Any, stored: Stored, tmp_path: Path, content: bytes
 ) -> None:
@@ -86,6 +86,18 @@ def test_a_wrong_digest_leaves_nothing(
     assert list(tmp_path.iterdir()) == [kept]
     assert kept.read_bytes() == b"an older file"
     assert client.download(artifact, kept).read_bytes() == b"the weights"
+
+
+@pytest.mark.parametrize("content", [b"the wei", b"the weights and more", b""])
+def test_a_file_that_changed_its_size_is_not_sent(
+    client: Client, worker: Any, stored: Stored, tmp_path: Path, content: bytes
+) -> None:
+    artifact = stored([b"the weights"])
+    with replaced(worker.fleet.blobs.path(artifact["sha256"]), content):
+        with pytest.raises(ApiError) as caught:
+            client.download(artifact, tmp_path / "new")
+        assert (caught.value.status, caught.value.code) == (500, "internal_error")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_large_download_passes_through_little_memory(client: Client, stored: Stored, tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 from espalier import Client, Job
-from fleet import children_of, is_alive
+from postgres import PostgresServer
+from processes import children_of, is_alive
 
 from embedded.serve import Service, ServiceError
 from store.settings import Settings
@@ -108,6 +109,19 @@ def test_all_the_other_parts_come_back(client: Client, data_dir: Path, undisturb
     after = parts_of(data_dir)
     assert after.keys() == before.keys()
     assert {name for name in before if after[name] == before[name]} == {"worker"}
+
+
+def test_on_postgresql_the_result_is_the_same(
+    settle: Settle, connect: Connect, postgres: PostgresServer, client: Client, undisturbed: Job, tmp_path: Path
+) -> None:
+    """The service makes its tables there itself."""
+    with postgres.database(migrated=False) as url:
+        settings = settle(tmp_path).model_copy(update={"database_url": url})
+        with Service(settings) as service, connect(service) as other:
+            job = other.wait(post(other, SMALL)["id"], timeout_seconds=90, interval_seconds=0.1)
+            assert (job["status"], job["conclusion"]) == ("succeeded", "passed")
+            assert digests(other, job) == digests(client, undisturbed), "to the bit"
+    assert not (tmp_path / "espalier.db").exists()
 
 
 def test_one_data_directory_is_served_by_one_service(settle: Settle, service: Service, data_dir: Path) -> None:

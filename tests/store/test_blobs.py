@@ -1,45 +1,148 @@
+"""Content by its digest, on a disk and on S3: one contract."""
+
 from __future__ import annotations
 
 import hashlib
 import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import obstore
 import pytest
+from obstore.store import S3Store
+from pydantic import ValidationError
+from s3 import S3Server, running_s3
 from sqlalchemy import update
 
-from store.blobs import BlobStore, TooLarge, Vanishing, refer
+from store.blobs import BlobsAway, BlobStore, Damaged, TooLarge, Vanishing, open_blobs, refer
 from store.database import Database
+from store.settings import Settings
 from store.tables import Blob
 
-
-def files_of(blobs: BlobStore) -> list[Path]:
-    return [path for path in blobs.root.rglob("*") if path.is_file()]
+MIB = 1 << 20
 
 
-def test_content_is_stored_once_under_its_digest(blobs: BlobStore) -> None:
-    content = os.urandom(3 << 20)
-    first = blobs.put([content[:1000], content[1000:]], len(content))
-    second = blobs.put([content], len(content))
+class Inside:
+    """What lies in a store, seen past its verbs."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.bucket = None
+        if settings.blob_bucket is not None:
+            name, prefix = settings.blob_bucket
+            self.bucket = S3Store(name, prefix=prefix, client_options={"allow_http": True})
+
+    def names(self) -> list[str]:
+        """Of all that is there, on its way in or kept."""
+        folder = self.settings.blob_dir if self.bucket is None else self.settings.data_dir / "incoming"
+        files = [path.name for path in folder.rglob("*") if path.is_file()]
+        objects = [meta["path"] for page in obstore.list(self.bucket) for meta in page] if self.bucket else []
+        return files + [path.rpartition("/")[2] for path in objects]
+
+    def replace(self, digest: str, content: bytes) -> None:
+        place = f"{digest[:2]}/{digest}"
+        if self.bucket is not None:
+            obstore.put(self.bucket, place, content)
+        else:
+            (self.settings.blob_dir / place).unlink()
+            (self.settings.blob_dir / place).write_bytes(content)
+
+
+@pytest.fixture
+def place(tmp_path: Path, blob_url: str | None) -> Settings:
+    return Settings(data_dir=tmp_path / "data", blob_url=blob_url)
+
+
+@pytest.fixture
+def blobs(place: Settings) -> BlobStore:
+    return open_blobs(place)
+
+
+@pytest.fixture
+def inside(place: Settings, blobs: BlobStore) -> Inside:
+    return Inside(place)
+
+
+@pytest.mark.parametrize("num_bytes", [0, 1, 3 * MIB, 8 * MIB, 20 * MIB + 1])
+def test_content_is_stored_once_under_its_digest(
+    blobs: BlobStore, inside: Inside, tmp_path: Path, num_bytes: int
+) -> None:
+    """In one request, and in several parts."""
+    content = os.urandom(num_bytes)
+    first = blobs.put([content[:1000], content[1000:]], num_bytes)
+    second = blobs.put([content], num_bytes)
     assert first == second
-    assert first.digest == hashlib.sha256(content).hexdigest()
-    assert [path.name for path in files_of(blobs)] == [first.digest]
-    with blobs.open(first.digest) as file:
-        assert file.read() == content
+    assert (first.digest, first.size_bytes) == (hashlib.sha256(content).hexdigest(), num_bytes)
+    assert inside.names() == [first.digest]
+    assert blobs.size_bytes(first.digest) == num_bytes
+    assert b"".join(blobs.read(first.digest)) == content
+    blobs.fetch(first.digest, tmp_path / "input")
+    assert (tmp_path / "input").read_bytes() == content
+    assert (tmp_path / "input").stat().st_mode & 0o777 == 0o444
 
 
-def test_nothing_is_left_past_the_limit_or_after_an_exception(blobs: BlobStore) -> None:
+@pytest.mark.parametrize(("start", "stop"), [(0, 1), (0, 0), (5, 5), (3 * MIB, 9 * MIB + 7), (9 * MIB, None)])
+def test_a_range_is_read_in_pieces(blobs: BlobStore, start: int, stop: int | None) -> None:
+    content = os.urandom(10 * MIB)
+    digest = blobs.put([content], len(content)).digest
+    pieces = list(blobs.read(digest, start, stop))
+    assert b"".join(pieces) == content[start:stop]
+    assert max(map(len, pieces), default=0) <= 4 * MIB
+
+
+def test_nothing_is_left_past_the_limit_or_after_an_exception(blobs: BlobStore, inside: Inside) -> None:
     with pytest.raises(TooLarge):
         blobs.put([b"12345", b"67890"], 9)
+    with pytest.raises(TooLarge):
+        blobs.put([bytes(8 * MIB)] * 3, 20 * MIB)
     with pytest.raises(KeyError), blobs.writer(100) as writer:
         writer.write(b"half")
         raise KeyError
-    assert files_of(blobs) == []
+    assert inside.names() == []
 
 
-def test_a_link_is_the_content_under_another_name(blobs: BlobStore, tmp_path: Path) -> None:
-    stored = blobs.put([b"abc"], 3)
-    blobs.link(stored.digest, tmp_path / "input")
-    assert (tmp_path / "input").read_bytes() == b"abc"
+def test_what_is_not_there_is_not_found(blobs: BlobStore, tmp_path: Path) -> None:
+    nothing = hashlib.sha256().hexdigest()
+    with pytest.raises(FileNotFoundError):
+        blobs.size_bytes(nothing)
+    with pytest.raises(FileNotFoundError):
+        list(blobs.read(nothing, 0, 1))
+    with pytest.raises(FileNotFoundError):
+        blobs.fetch(nothing, tmp_path / "input")
+    assert not (tmp_path / "input").exists()
+
+
+def test_content_that_was_cut_short_is_damaged(blobs: BlobStore, inside: Inside) -> None:
+    digest = blobs.put([bytes(100)], 100).digest
+    inside.replace(digest, bytes(50))
+    with pytest.raises(Damaged, match=f"{digest} ends at byte 50"):
+        list(blobs.read(digest, 0, 100))
+
+
+@pytest.mark.parametrize("blob_url", ["s3"], indirect=True)
+def test_what_came_over_a_network_is_checked_before_it_is_used(
+    blobs: BlobStore, inside: Inside, tmp_path: Path
+) -> None:
+    digest = blobs.put([bytes(9 * MIB)], 9 * MIB).digest
+    inside.replace(digest, bytes(9 * MIB - 1) + b"\x01")
+    with pytest.raises(Damaged, match=f"blob {digest} is damaged"):
+        blobs.fetch(digest, tmp_path / "input")
+    assert not (tmp_path / "input").exists()
+    blobs.put([bytes(9 * MIB)], 9 * MIB)  # to put it again mends it
+    blobs.fetch(digest, tmp_path / "input")
+
+
+def test_the_same_content_from_many_sides(blobs: BlobStore, inside: Inside) -> None:
+    content = os.urandom(9 * MIB)
+    with ThreadPoolExecutor(4) as threads:
+        stored = set(threads.map(lambda _: blobs.put([content], len(content)), range(8)))
+    assert [blob.digest for blob in stored] == inside.names()
+    assert b"".join(blobs.read(inside.names()[0])) == content
 
 
 def test_a_blob_on_its_way_out_is_not_referred_to(database: Database, blobs: BlobStore) -> None:
@@ -52,12 +155,87 @@ def test_a_blob_on_its_way_out_is_not_referred_to(database: Database, blobs: Blo
         refer(session, stored)
 
 
-def test_what_a_killed_writer_left_is_cleared_and_what_is_being_written_is_not(blobs: BlobStore) -> None:
-    left = blobs.root / "incoming" / "left"
-    left.write_bytes(b"half")
-    os.utime(left, (1.0, 1.0))
+WRITER = """
+import sys, time
+from store.blobs import open_blobs
+from store.settings import Settings
+with open_blobs(Settings()).writer(1 << 30) as writer:
+    writer.write(bytes(20 << 20))
+    print("written", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_what_a_killed_writer_left_is_cleared_and_what_is_being_written_is_not(
+    blobs: BlobStore, inside: Inside, place: Settings
+) -> None:
+    environment = {"ESPALIER_DATA_DIR": str(place.data_dir), "ESPALIER_BLOB_URL": place.blob_url}
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITER],
+        env=os.environ | {name: value for name, value in environment.items() if value},
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"written\n"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
     with blobs.writer(100) as writer:
         writer.write(b"whole")
-        assert blobs.clear_incoming(older_than_seconds=60) == 1
+        for name in inside.names():
+            if (left := place.blob_dir / "incoming" / name).stat().st_size > MIB:
+                os.utime(left, (1.0, 1.0))
+        blobs.clear_incoming(older_than_seconds=60)
         stored = writer.finish()
-    assert [path.name for path in files_of(blobs)] == [stored.digest]
+    assert inside.names() == [stored.digest]
+
+
+# A store that does not answer.
+
+
+@pytest.fixture
+def dying(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
+    with running_s3() as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        server.make_bucket("bucket")
+        yield server
+
+
+def test_a_server_that_is_away_is_said_to_be(dying: S3Server, tmp_path: Path) -> None:
+    blobs = open_blobs(Settings(data_dir=tmp_path, blob_url="s3://bucket"))
+    digest = blobs.put([b"abc"], 3).digest
+    assert blobs.ping()
+    dying.process.kill()
+    dying.process.wait()
+    began = time.monotonic()
+    assert not blobs.ping()
+    assert time.monotonic() - began < 3
+    for attempt in (
+        lambda: blobs.put([b"abc"], 3),
+        lambda: blobs.put([bytes(20 * MIB)], 20 * MIB),
+        lambda: list(blobs.read(digest)),
+        lambda: blobs.size_bytes(digest),
+        lambda: blobs.fetch(digest, tmp_path / "input"),
+    ):
+        with pytest.raises(BlobsAway, match="does not answer"):
+            attempt()
+    assert not (tmp_path / "input").exists()
+    assert time.monotonic() - began < 20
+
+
+def test_a_bucket_that_is_not_there_is_no_lost_object(dying: S3Server, tmp_path: Path) -> None:
+    blobs = open_blobs(Settings(data_dir=tmp_path, blob_url="s3://no-bucket/prefix"))
+    assert not blobs.ping()
+    with pytest.raises(BlobsAway, match="bucket"):
+        blobs.put([b"abc"], 3)
+
+
+def test_where_blobs_lie_is_a_setting(tmp_path: Path) -> None:
+    assert Settings(data_dir=tmp_path).blob_dir == tmp_path / "blobs"
+    assert Settings(blob_url=f"file://{tmp_path}/a%20b").blob_dir == tmp_path / "a b"
+    assert Settings(blob_url="s3://bucket").blob_bucket == ("bucket", "")
+    assert Settings(blob_url="s3://bucket/some/prefix/").blob_bucket == ("bucket", "some/prefix")
+    for unknown in ("gs://bucket", "s3://", "/folder", "file://host"):
+        with pytest.raises(ValidationError, match="s3://bucket/prefix"):
+            Settings(blob_url=unknown)

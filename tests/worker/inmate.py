@@ -1,6 +1,6 @@
 """A hostile child: tries every way out that we know, and tells in JSON how each ended.
 
-`python inmate.py FOLDER free|landlock|locked|x32 UID VICTIM ABI`: in the folder `in/upload` is a hard link to
+`python inmate.py FOLDER free|landlock|locked|cuda|x32 UID VICTIM ABI`: in the folder `in/upload` is a hard link to
 a blob, beside the folder lies `secret`; VICTIM is a process of the same user; ABI is the Landlock version to make do
 with (0: this kernel's). A way out is "blocked" where the lock's own errors stop it; any other end counts as open.
 """
@@ -30,6 +30,7 @@ from worker import landlock, sandbox, seccomp
 BLOCKED = (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EXDEV)
 """The last is what Landlock answers to a link between folders; all of this lies on one file system."""
 MEMORY_BYTES, FILE_BYTES = 2 << 30, 1 << 20
+MAP_NORESERVE = 0x4000
 X86 = platform.machine() == "x86_64"
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -175,7 +176,7 @@ def attempt(way: Callable[[], object]) -> str:
 def limits(outputs: Path) -> dict[str, str]:
     ends = {}
     try:
-        mmap.mmap(-1, MEMORY_BYTES)
+        mmap.mmap(-1, MEMORY_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         ends["memory"] = "open"
     except OSError as error:
         ends["memory"] = errno.errorcode[error.errno or 0]
@@ -187,7 +188,7 @@ def limits(outputs: Path) -> dict[str, str]:
     return ends
 
 
-def everyday(folder: Path) -> list[str]:
+def everyday(folder: Path, cuda: bool) -> list[str]:
     """What a training process must be able to do."""
     done = []
     assert (folder / "in" / "upload").read_bytes() == b"content"
@@ -205,12 +206,51 @@ def everyday(folder: Path) -> list[str]:
     assert caught
     if os.access(os.__file__, os.R_OK):  # not where the interpreter lies in a home that this user may not enter
         __import__("colorsys")
-    assert resource.getrlimit(resource.RLIMIT_AS)[0] == MEMORY_BYTES
+    assert resource.getrlimit(resource.RLIMIT_DATA if cuda else resource.RLIMIT_AS)[0] == MEMORY_BYTES
+    if cuda:
+        as_the_cuda_driver()
     try:
         landlock.abi()
     except landlock.Unsupported as error:
         done.append(str(error))
     return done
+
+
+def ioctl_errno(descriptor: int, request: int, argument: object) -> int | None:
+    try:
+        fcntl.ioctl(descriptor, request, argument)
+    except OSError as error:
+        return error.errno
+    return None
+
+
+def as_the_cuda_driver() -> None:
+    """What it is known to do when it starts, apart from its devices: fails with error 304 where one of these does."""
+    mmap.mmap(-1, 1 << 40, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE, prot=0).close()
+    descriptor = os.memfd_create("cuda")
+    os.ftruncate(descriptor, 4096)
+    mmap.mmap(descriptor, 4096).close()
+    for opened in (descriptor, *os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK), os.eventfd(0)):
+        os.close(opened)
+    named: list[str] = []
+
+    def be_named() -> None:
+        Path(f"/proc/self/task/{threading.get_native_id()}/comm").write_text("cuda-EvtHandlr")
+        named.append(Path(f"/proc/self/task/{threading.get_native_id()}/comm").read_text())
+
+    thread = threading.Thread(target=be_named)
+    thread.start()
+    thread.join()
+    assert named == ["cuda-EvtHandlr\n"]
+    for path in map(Path, ("/proc/devices", "/proc/sys/vm/mmap_min_addr")):
+        path.read_text()
+    assert list(Path("/sys/devices/system").iterdir())
+    unheard = ctypes.create_string_buffer(32)
+    answers = [ioctl_errno(0, request, unheard) for request in (0xC0204600 | 0x2A, 0x30000001, 37)]
+    # Of a pipe, which does not know them: the list of system calls lets the driver's requests through.
+    assert answers == [errno.ENOTTY] * 3
+    assert ioctl_errno(0, 0x8901, unheard) == errno.EPERM, "FIOSETOWN, which would send signals"
+    os.sched_get_priority_max(os.SCHED_OTHER)
 
 
 def become(uid: int) -> None:
@@ -230,17 +270,17 @@ def main(folder: Path, mode: str, uid: int, victim: int, abi: int) -> None:
             landlock.abi = lambda: abi
         if mode == "landlock":
             seccomp.install = lambda _cuda: None
-        sandbox.limit(MEMORY_BYTES, FILE_BYTES)
+        sandbox.limit(MEMORY_BYTES, FILE_BYTES, mode == "cuda")
         started = time.perf_counter()
-        sandbox.lock(folder)
+        sandbox.lock(folder, mode == "cuda")
         result["lock_ms"] = 1000 * (time.perf_counter() - started)
         status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
         result["status"] = {key: status[key].strip() for key in ("NoNewPrivs", "Seccomp", "CapEff", "CapPrm")}
     if mode == "x32":
         libc.syscall(ctypes.c_long(0x40000000 + 39))
-    if mode == "locked":
+    if mode in ("locked", "cuda"):
         landlock.abi = ABI
-        result["limits"], result["everyday"] = limits(folder / "out"), everyday(folder)
+        result["limits"], result["everyday"] = limits(folder / "out"), everyday(folder, mode == "cuda")
     result["ways"] = {name: attempt(way) for name, way in ways_out(folder, victim).items()}
     print(json.dumps(result))
 

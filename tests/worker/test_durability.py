@@ -9,13 +9,13 @@ import time
 
 import pytest
 import torch
-from fleet import SMALL, Fleet, children_of, is_alive
+from fleet import SMALL, Fleet
+from processes import children_of, is_alive
 from sqlalchemy import select
 from torch import Tensor, nn
 
 from store import jobs
 from store.tables import Artifact, Attempt
-from store.transitions import Trigger
 
 DROPNET = {
     "strategy": "dropnet",
@@ -97,57 +97,6 @@ def test_killed_at_random_moments_ends_with_the_same_digests(fleet: Fleet) -> No
             attempts = session.scalars(select(Attempt).where(Attempt.job_id == job.id)).all()
             assert all(attempt.ended_at is not None for attempt in attempts)
     assert sum(job.attempt for job in ended) > 3, "the schedule killed running attempts"
-
-
-def test_a_drained_worker_gives_its_job_back_at_once(fleet: Fleet) -> None:
-    worker, _sweeper = fleet.start("worker"), fleet.start("sweeper")
-    model, dataset = fleet.ready(fleet.add_model()), fleet.ready(fleet.add_dataset())
-    long = {**SMALL, "training": {**SMALL["training"], "steps": 100_000}}
-    job = fleet.submit(model, dataset, long)
-    fleet.wait(lambda: fleet._fetch(job), lambda now: now.progress is not None)
-    children = children_of(worker.pid)
-    worker.terminate()
-    assert worker.wait(8) == 0
-    after = fleet._fetch(job)
-    assert (after.status, after.failures) == ("queued", 0)
-    assert not any(is_alive(child) for child in children)
-    with fleet.database.reading() as session:
-        assert session.scalars(select(Attempt.reason)).all() == ["the worker shut down"]
-
-
-def test_cancel_frees_the_worker_within_seconds(fleet: Fleet) -> None:
-    fleet.start("worker")
-    model, dataset = fleet.ready(fleet.add_model()), fleet.ready(fleet.add_dataset())
-    job = fleet.submit(model, dataset, {**SMALL, "training": {**SMALL["training"], "steps": 100_000}})
-    fleet.wait(lambda: fleet._fetch(job), lambda now: now.progress is not None)
-    started = time.monotonic()
-    with fleet.database.transaction() as session:
-        assert jobs.order(session, fleet.project, job.id, Trigger.CANCEL).status == "canceling"
-    after = fleet.finished(job)
-    assert (after.status, after.conclusion) == ("canceled", "canceled")
-    assert time.monotonic() - started < 4
-    next_job = fleet.submit(model, dataset)
-    assert fleet.finished(next_job).conclusion == "passed"
-
-
-def test_a_paused_job_goes_on_where_it_was(fleet: Fleet) -> None:
-    fleet.start("worker")
-    model, dataset = fleet.ready(fleet.add_model()), fleet.ready(fleet.add_dataset())
-    slow = {**SMALL, "stop": {"rounds": 2}, "training": {**SMALL["training"], "steps": 1500}}
-    plain = fleet.finished(fleet.submit(model, dataset, slow))
-    job = fleet.submit(model, dataset, slow)
-    fleet.wait(lambda: fleet._fetch(job), lambda now: now.last_position >= 0)
-    with fleet.database.transaction() as session:
-        jobs.order(session, fleet.project, job.id, Trigger.PAUSE)
-    paused = fleet.wait(lambda: fleet._fetch(job), lambda now: now.status not in ("running", "pausing"))
-    assert (paused.status, paused.attempt, paused.failures) == ("paused", 1, 0)
-    assert 0 <= paused.last_position < 2
-    with fleet.database.transaction() as session:
-        jobs.order(session, fleet.project, job.id, Trigger.RESUME)
-    fleet.ring()
-    ended = fleet.finished(job)
-    assert ended.attempt == 2
-    assert fleet.digests(ended) == fleet.digests(plain)
 
 
 def test_a_poisonous_job_fails_and_the_worker_lives_on(fleet: Fleet) -> None:

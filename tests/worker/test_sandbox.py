@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 import trainee
-from fleet import SMALL, Fleet, children_of
+from fleet import SMALL, Fleet
+from processes import children_of
 
 from worker import landlock, sandbox, seccomp
 from worker.children import ENVIRONMENT
@@ -120,6 +121,19 @@ def test_every_way_out_is_blocked(cell: Cell, abi: int) -> None:
     assert cell.victim.poll() is None
 
 
+@pytest.mark.parametrize("abi", [0, 1, 4])
+def test_with_cuda_what_its_driver_needs_is_open_and_nothing_else(cell: Cell, abi: int) -> None:
+    """Without any device: the driver's other needs, and that all other walls stand as they did."""
+    if abi > landlock.abi():
+        pytest.skip(f"this kernel's Landlock ends at ABI {landlock.abi()}")
+    found = cell.ways("cuda", abi)
+    assert {name: end for name, end in found["ways"].items() if end != "blocked"} == {"exec from memory": "open"}
+    assert found["limits"] == {"memory": "ENOMEM", "file": "EFBIG"}
+    assert found["everyday"][0] == "thread"
+    assert (cell.root / "blob").read_bytes() == b"content"
+    assert {path.name for path in cell.root.iterdir()} == {"blob", "secret", "attempt"}
+
+
 def test_landlock_alone_guards_files_and_other_processes(cell: Cell) -> None:
     """Two walls, each proved by itself."""
     ways = cell.ways("landlock")["ways"]
@@ -138,7 +152,7 @@ def test_the_other_set_of_numbers_is_fatal(cell: Cell) -> None:
 @pytest.mark.parametrize("threads", [1, 2])
 def test_training_gives_the_same_numbers_inside(cell: Cell, threads: int) -> None:
     ends = []
-    for mode in ("free", "locked"):
+    for mode in ("free", "locked", "cuda"):
         done = cell.run("trainee", mode, cell.uid, threads)
         assert done.returncode == 0, done.stderr
         ends.append(json.loads(done.stdout))
@@ -146,7 +160,7 @@ def test_training_gives_the_same_numbers_inside(cell: Cell, threads: int) -> Non
             if path.is_file():
                 path.unlink()
     print(f"uid {cell.uid}: with torch imported, locked in {ends[1]['lock_ms']:.1f} ms")
-    assert ends[0]["digest"] == ends[1]["digest"]
+    assert ends[0]["digest"] == ends[1]["digest"] == ends[2]["digest"]
 
 
 def test_no_second_thread_is_left_outside() -> None:
@@ -170,7 +184,7 @@ def test_an_architecture_without_a_list_is_refused() -> None:
     with pytest.raises(landlock.Unsupported, match="riscv64"):
         seccomp._program("riscv64")
     for machine in seccomp.ARCHITECTURES:
-        assert sum(map(len, seccomp._program(machine))) < 4096, "the kernel's limit"
+        assert sum(map(len, seccomp._program(machine, cuda=True))) < 4096, "the kernel's limit"
 
 
 def test_a_kernel_without_landlock_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

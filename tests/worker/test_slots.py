@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-from fleet import SMALL, Fleet, children_of, is_alive
+from fleet import SMALL, Fleet
+from processes import children_of, is_alive
 from pydantic import ValidationError
 
 from store.queue import INTAKE, Bell

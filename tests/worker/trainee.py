@@ -1,4 +1,4 @@
-"""Trains a few steps and prints the digest of what came out: `python trainee.py FOLDER free|locked UID THREADS`."""
+"""Trains a few steps and prints the digest of what came out: `trainee.py FOLDER free|locked|cuda UID THREADS`."""
 
 from __future__ import annotations
 
@@ -57,10 +57,10 @@ def main(folder: Path, mode: str, uid: int, threads: int) -> None:
                 path.unlink()
     inmate.become(uid)
     lock_ms = 0.0
-    if mode == "locked":
-        sandbox.limit(6 << 30, 1 << 30)
+    if mode != "free":
+        sandbox.limit(6 << 30, 1 << 30, mode == "cuda")
         started = time.perf_counter()
-        sandbox.lock(folder)
+        sandbox.lock(folder, mode == "cuda")
         lock_ms = 1000 * (time.perf_counter() - started)
     torch.set_num_threads(threads)
     print(json.dumps({"digest": train(folder), "lock_ms": lock_ms}))

@@ -1,0 +1,138 @@
+"""Blobs in a bucket of S3, or of what speaks its language.
+
+The digest names the object, and is known only at the end: what comes in is gathered in a file without a name on this
+machine, then sent under its final key. So the bucket never sees an upload that breaks off, needs no temporary keys, no
+copies on its side and no conditional puts, and a writer that is killed leaves no file. An object appears whole or not
+at all, in one PUT or, past PART_BYTES, in a multipart upload; one whose sender is killed stays invisible until the
+bucket's own rule for incomplete uploads removes it (`docs/deploy.md`), because no program can list them with the
+rights that reading and writing objects take. Every request is signed over the sha256 of its body, so the server
+refuses what was changed on the way there.
+
+Reading takes many short requests: none is held open while a slow client takes its time, and each is retried by itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import BinaryIO
+
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import S3Store
+
+from store.blobs import BlobsAway, BlobStore, Damaged
+
+log = logging.getLogger(__name__)
+
+PIECE_BYTES = 4 << 20
+"""Of one request that reads."""
+PART_BYTES = 8 << 20
+"""Of one request that writes; S3 takes 10,000 of them, so 80 GB."""
+PARTS_AT_ONCE = 3
+
+CONNECT_SECONDS = 3
+REQUEST_SECONDS = 60
+RETRIES = 4
+RETRY_SECONDS = 10
+PING_SECONDS = 2
+
+
+class S3Blobs(BlobStore):
+    """Credentials, region and endpoint come from AWS's own environment variables (`AWS_ACCESS_KEY_ID`, ...), or from
+    the machine's role."""
+
+    def __init__(self, bucket: str, prefix: str, scratch: Path) -> None:
+        """`scratch` is a folder of this machine for what comes in."""
+        scratch.mkdir(parents=True, exist_ok=True)
+        self._scratch = scratch
+        self._objects = _open(bucket, prefix, REQUEST_SECONDS, RETRIES)
+        self._asked_once = _open(bucket, prefix, PING_SECONDS, 0)
+
+    def size_bytes(self, digest: str) -> int:
+        with _answering():
+            return obstore.head(self._objects, _key(digest))["size"]
+
+    def read(self, digest: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+        stop = self.size_bytes(digest) if stop is None else stop
+        while start < stop:
+            end = min(start + PIECE_BYTES, stop)
+            with _answering():
+                piece = bytes(obstore.get_range(self._objects, _key(digest), start=start, end=end))
+            if len(piece) != end - start:
+                raise Damaged(f"blob {digest} ends at byte {start + len(piece)}, sooner than it did")
+            yield piece
+            start = end
+
+    def fetch(self, digest: str, target: Path) -> None:
+        hashed = hashlib.sha256()
+        try:
+            with target.open("xb") as file:
+                for piece in self.read(digest):
+                    hashed.update(piece)
+                    file.write(piece)
+                os.fchmod(file.fileno(), 0o444)
+            if hashed.hexdigest() != digest:
+                raise Damaged(f"blob {digest} is damaged: what lies there has sha256 {hashed.hexdigest()}")
+        except BaseException:
+            target.unlink(missing_ok=True)
+            raise
+
+    def clear_incoming(self, older_than_seconds: float) -> int:  # noqa: ARG002 - there is nothing of any age
+        return 0
+
+    def ping(self) -> bool:
+        try:
+            with _answering():
+                next(iter(obstore.list(self._asked_once, "none/")), None)  # no digest begins so: a short answer
+        except BlobsAway as error:
+            log.warning("%s", error)
+            return False
+        return True
+
+    def begin(self) -> BinaryIO:
+        return tempfile.TemporaryFile(dir=self._scratch)
+
+    def keep(self, file: BinaryIO, digest: str) -> None:
+        file.seek(0)
+        try:
+            with _answering():
+                obstore.put(self._objects, _key(digest), file, chunk_size=PART_BYTES, max_concurrency=PARTS_AT_ONCE)
+        except FileNotFoundError as error:
+            raise BlobsAway("the bucket does not exist") from error
+
+    def drop(self, file: BinaryIO) -> None:
+        file.close()
+
+
+def _open(bucket: str, prefix: str, request_seconds: int, retries: int) -> S3Store:
+    return S3Store(
+        bucket,
+        prefix=prefix or None,
+        client_options={
+            # Options given here hide the variable of this name.
+            "allow_http": os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true", "yes"),
+            "connect_timeout": timedelta(seconds=min(CONNECT_SECONDS, request_seconds)),
+            "timeout": timedelta(seconds=request_seconds),
+        },
+        retry_config={"max_retries": retries, "retry_timeout": timedelta(seconds=RETRY_SECONDS)},
+    )
+
+
+def _key(digest: str) -> str:
+    return f"{digest[:2]}/{digest}"
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    """What goes wrong between us and the server, as BlobsAway; an object that is not there stays FileNotFoundError."""
+    try:
+        yield
+    except BaseError as error:
+        raise BlobsAway(f"the object store does not answer: {str(error).partition(chr(10))[0]}") from error
