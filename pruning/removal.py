@@ -155,9 +155,7 @@ def _alive(group: UnitGroup, masks: Mapping[str, Tensor], parameters: Mapping[st
     return reaches & any_kept(own, {part.name: parameters[part.name].detach() != 0 for part in own})
 
 
-def _plan_tensors(
-    model: nn.Module, groups: Sequence[UnitGroup], kept_units: Mapping[str, Tensor]
-) -> list[CutTensor]:
+def _plan_tensors(model: nn.Module, groups: Sequence[UnitGroup], kept_units: Mapping[str, Tensor]) -> list[CutTensor]:
     sizes = {name: tensor.shape for name, tensor in (*model.named_parameters(), *model.named_buffers())}
     kept: dict[tuple[str, int], Tensor] = {}
     for group in groups:
