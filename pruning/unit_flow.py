@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor, fx, nn
 
 from pruning.graph import LAYER_TYPES, PrunableModule, canonical_names, operation, shape_of, trace_with_shapes
-from pruning.unit_rules import JOINS, REASONS, RULES, Draft, Flow, Trail, shape
+from pruning.unit_drafts import Draft, Flow, Trail
+from pruning.unit_rules import JOINS, REASONS, RULES, shape
 from pruning.units import Slice, UnitGroup
 
 

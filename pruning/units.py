@@ -35,7 +35,7 @@ class Slice:
     offset: int = 0
 
     def spread(self, kept: Tensor, size: int) -> Tensor:
-        """(units,) bool -> (size,): for each index of the dimension, whether its unit is kept; True where it has none."""
+        """(units,) bool -> (size,): is the unit of each index of the dimension kept? True where it has none."""
         owned = kept.repeat_interleave(self.span)
         spread = torch.ones(size, dtype=torch.bool)
         spread[self.offset : self.offset + len(owned)] = owned

@@ -1,4 +1,4 @@
-"""The smaller network computes what the masked one does: in evaluation, in training, read from a program and written."""
+"""The smaller network computes what the masked one does: in evaluation, in training, read and written."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from pruning.formats.architectures import ARCHITECTURES, build
 from pruning.formats.exported_program import read_program, write_program
 from pruning.formats.results import write_state
 from pruning.masks import apply_masks
-from pruning.removal import RemovalError, check_same, cut, materialize, plan_removal
+from pruning.removal import cut, materialize, plan_removal
+from pruning.removal_check import RemovalError, check_same
 from pruning.training import evaluating
 from pruning.unit_flow import find_units
 from pruning.units import masks_to_unit_masks, unit_masks_to_masks
@@ -120,7 +121,8 @@ def test_cut_by_hand_equals_cut_by_plan() -> None:
             self.fc = nn.Linear(6 * 4, 2)
 
         def forward(self, x):
-            return self.fc(torch.cat([self.other(x), self.bn(self.depthwise(self.conv(x)))], 1).flatten(1))
+            x, other = self.bn(self.depthwise(self.conv(x))), self.other(x)
+            return self.fc(torch.cat([other, x], 1).flatten(1))
 
     model = Net()
     groups, _ = find_units(model, torch.randn(2, 1, 2, 2))
@@ -146,7 +148,7 @@ def test_cut_by_hand_equals_cut_by_plan() -> None:
 def test_widths_are_multiples_and_what_is_kept_back_stays_masked(round_to, widths) -> None:
     model = nn.Sequential(nn.Linear(5, 9), nn.Tanh(), nn.Linear(9, 6), nn.ReLU(), nn.Linear(6, 2))
     groups, _ = find_units(model, torch.randn(2, 5))
-    kept = {"0": torch.arange(9) >= 6, "2": torch.zeros(6, dtype=torch.bool)}
+    kept = {"0": torch.arange(9) >= 6, "2": torch.arange(6) == 4}
     masks = unit_masks_to_masks(kept, groups, dict(model.named_parameters()))
     apply_masks(dict(model.named_parameters()), masks)
     removed = materialize(model, masks, (5,), round_to)
@@ -182,6 +184,16 @@ def test_single_weights_that_leave_units_dead() -> None:
     with torch.no_grad():
         model[2].weight.zero_()  # kept weights that happen to be zero do not count as pruned
     assert materialize(model, masks, (3,)).plan["groups"][0]["kept_units"] == [2, 3]
+
+
+def test_no_layer_is_emptied() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    groups, _ = find_units(model, torch.randn(2, 3))
+    masks = unit_masks_to_masks({"0": torch.zeros(4, dtype=torch.bool)}, groups, dict(model.named_parameters()))
+    for round_to, kept in ((1, [0]), (2, [0, 1])):
+        removed = materialize(model, masks, (3,), round_to)
+        assert removed.plan["groups"][0]["kept_units"] == kept
+        assert bool((removed.module[0].weight == 0).all())
 
 
 def test_without_masks_nothing_goes() -> None:

@@ -28,7 +28,7 @@ class Inverted(nn.Module):
 
 
 class Dense(nn.Module):
-    """Each layer sees the input and all layers before it, as in DenseNet; one tensor stands twice in a concatenation."""
+    """Each layer sees the input and all layers before, as in DenseNet; one tensor stands twice in a concatenation."""
 
     shape = (2, 6, 6)
 

@@ -83,7 +83,7 @@ def _wanted(
 def _matched(
     old_input: Sequence[int], old: Sequence[int], new_input: Sequence[int]
 ) -> list[tuple[list[int], list[int], list[int]]]:
-    """(sizes given, sizes of the old input, of the new) of the runs of dimensions that a reshape makes of each other."""
+    """(sizes given, of the old input, of the new) of each run of dimensions that a reshape makes of another run."""
     runs: list[tuple[list[int], list[int], list[int]]] = []
     source = 0
     for size in old:
