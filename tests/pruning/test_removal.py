@@ -13,9 +13,13 @@ from toy_networks import Dense, Fire, Inverted, Normalised, Squeeze
 from pruning.formats.architectures import ARCHITECTURES, build
 from pruning.formats.exported_program import read_program, write_program
 from pruning.formats.results import write_state
+from pruning.graph import trace
+from pruning.iterative import prune_iteratively
 from pruning.masks import apply_masks
 from pruning.removal import cut, materialize, plan_removal
 from pruning.removal_check import RemovalError, check_same
+from pruning.reports import removal_report
+from pruning.rewinding import restore
 from pruning.training import evaluating
 from pruning.unit_flow import find_units
 from pruning.units import masks_to_unit_masks, unit_masks_to_masks
@@ -264,6 +268,51 @@ def test_the_smaller_program_is_written_and_read(tmp_path) -> None:
     again = read_program(tmp_path / "small.pt2")
     groups, _ = find_units(again, x)
     assert {group.name: group.size for group in groups} == {name: int(mask.sum()) for name, mask in unit_masks.items()}
+
+
+def test_a_masked_unit_emits_exactly_zero_wherever_it_is_active() -> None:
+    """In training, with every parameter of the others alive. Not after sigmoid, which nothing reads of masked units."""
+    for toy in TOYS.values():
+        model = lived_in(toy(), 5)
+        example = torch.randn(4, *model.shape)
+        groups, _ = find_units(model, example)
+        _, unit_masks = pruned_by_unit(model, model.shape, 6)
+        watched = {a.name: (a, group) for group in groups if group.keeps_zero for a in group.activations}
+        assert watched
+
+        class Watch(torch.fx.Interpreter):
+            def run_node(self, n):
+                value = super().run_node(n)
+                if n.name in watched:
+                    part, group = watched[n.name]
+                    emitted = part.per_unit(value, group.size).any(1)
+                    assert not bool(emitted[~unit_masks[group.name]].any()), (n.name, group.name)
+                return value
+
+        with torch.no_grad():
+            Watch(trace(model.train())).run(example)
+
+
+@pytest.mark.parametrize("criterion", ["magnitude", "activation"])
+def test_a_job_by_unit_on_what_units_go_through(criterion, tmp_path, make_dataset, make_recipe) -> None:
+    dataset = make_dataset(Fire.shape, 3, 32)
+    program = exported(Fire(), Fire.shape, tmp_path / "p.pt2")
+    recipe = make_recipe(criterion={"name": criterion}, granularity="unit", stop={"rounds": 2})
+    *_, last = prune_iteratively(program, dataset, recipe)
+    restore(program, last.state)
+    removed = materialize(program, last.masks, Fire.shape)
+    assert_same(program, removed.module, Fire.shape)
+    widths = {layer: group["new_width"] for group in removed.plan["groups"] for layer in group["layers"]}
+    assert last.units is not None
+    assert widths == {layer: len(kept) for layer, kept in last.units.kept_units.items()}
+    assert sum(group["new_width"] for group in removed.plan["groups"]) == last.units.num_units_kept
+
+    report = json.loads(json.dumps(removal_report(program, last.masks, removed, Fire.shape)))
+    assert report["before"]["macs"]["dense"] > report["before"]["macs"]["effective"]
+    assert report["after"]["macs"]["dense"] == report["after"]["macs"]["effective"]
+    assert report["after"]["num_parameters"] < report["after"]["num_parameters_total"]
+    assert report["after"]["num_parameters_total"] == sum(p.numel() for p in removed.module.parameters())
+    assert report["after"]["latency_ms"]["p50"] > 0
 
 
 def test_a_plan_needs_no_pruning_by_unit_to_be_made(toy_conv) -> None:
