@@ -16,6 +16,7 @@ from pruning.evaluation import evaluating
 from pruning.graph import LAYER_TYPES, canonical_names
 from pruning.inputs import blank_inputs
 from pruning.pruner import INVARIANTS
+from pruning.removal import Removed
 from pruning.rewinding import restore
 from pruning.rounds import Round
 
@@ -77,6 +78,36 @@ def parameter_totals(model: nn.Module) -> dict[str, int]:
         "num_parameters_total": sum(parameter.numel() for parameter in parameters),
         "num_nonzero_total": sum(int(parameter.count_nonzero()) for parameter in parameters),
     }
+
+
+def removal_report(
+    masked: nn.Module, masks: Mapping[str, Tensor], removed: Removed, input_shape: Sequence[int]
+) -> dict[str, Any]:
+    """{"before", "after"} masked units were cut out: what the network really holds, counts and takes, JSON-able.
+
+    Each: num_parameters (weights of linear and convolution layers), num_parameters_total (every parameter), both with
+    tied ones once, macs ({"dense", "effective"}, of one example) and latency_ms. A mask makes nothing smaller or
+    faster, so that `before` is the dense network's; `after` is measured, not derived.
+
+    Args:
+        masked: the network under `masks`, whole.
+        input_shape: of one example.
+    """
+    networks = {"before": (masked, masks), "after": (removed.module, removed.masks)}
+    return {
+        when: {
+            "num_parameters": _num_layer_weights(model),
+            "num_parameters_total": parameter_totals(model)["num_parameters_total"],
+            "macs": macs(model, input_shape, left),
+            "latency_ms": latency_ms(model, input_shape),
+        }
+        for when, (model, left) in networks.items()
+    }
+
+
+def _num_layer_weights(model: nn.Module) -> int:
+    layers = [module for module in model.modules() if isinstance(module, LAYER_TYPES)]
+    return sum(weight.numel() for weight in {layer.weight for layer in layers})
 
 
 def macs(model: nn.Module, example_shape: Sequence[int], masks: Mapping[str, Tensor]) -> dict[str, int]:

@@ -4,9 +4,10 @@ One walk over the graph follows the units of every layer through normalisation, 
 the layers that consume them. Layers whose outputs are added have their units in common (residual connections) and form
 one group. What cannot be followed is not guessed: its layers are not prunable by unit, with the reason.
 
-A group's slices are all that belongs to its units: incoming weights, biases, the normalisation's scale and shift, and
-outgoing weights. With them masked, a unit reaches nobody (after ReLU and its like it emits exactly zero), and cutting
-the same slices out is the physical removal.
+A group's slices are all that belongs to its units: incoming weights, biases, the normalisation's scale and shift, the
+filters of depthwise convolutions, and outgoing weights. With them masked, a unit emits f(0), exactly zero after ReLU
+and its like, and reaches nobody whatever it emits; so cutting the same slices out changes nothing, and no constant has
+to be folded into the next bias (`pruning/removal.py`).
 """
 
 from __future__ import annotations
@@ -22,14 +23,28 @@ from pruning.masks import Masks
 
 @dataclass(frozen=True)
 class Slice:
-    """Unit u owns indices [u * span, (u + 1) * span) of dimension `dim` of the tensor called `name`.
+    """Unit u owns indices [offset + u * span, offset + (u + 1) * span) of dimension `dim` of the tensor called `name`.
 
-    Behind a flatten, a channel spans its height * width columns.
+    Behind a flatten, a channel spans its height * width columns; behind a concatenation, it is offset by what it was
+    put after.
     """
 
     name: str
     dim: int
     span: int = 1
+    offset: int = 0
+
+    def spread(self, kept: Tensor, size: int) -> Tensor:
+        """(units,) bool -> (size,): is the unit of each index of the dimension kept? True where it has none."""
+        owned = kept.repeat_interleave(self.span)
+        spread = torch.ones(size, dtype=torch.bool)
+        spread[self.offset : self.offset + len(owned)] = owned
+        return spread
+
+    def per_unit(self, tensor: Tensor, num_units: int) -> Tensor:
+        """The tensor called `name` -> (units, entries that the unit owns of it)."""
+        owned = tensor.narrow(self.dim, self.offset, num_units * self.span)
+        return owned.movedim(self.dim, 0).reshape(num_units, -1)
 
 
 @dataclass(frozen=True)
@@ -41,7 +56,11 @@ class UnitGroup:
         layers: paths of all layers that compute the units.
         incoming: those layers' weights, dimension 0.
         slices: every parameter that belongs to the units, `incoming` among them.
-        activations: the graph's nodes where the units are active: after the activation, before pooling.
+        activations: the graph's nodes where the units are active: after the activation, before pooling. Each holds the
+            units of this group and of no other.
+        outgoing: those of `slices` through which the units reach the next layers, dimension 1 of their weights.
+        buffers: what belongs to the units and is no parameter: the normalisation's running statistics.
+        keeps_zero: whether units whose own parameters are zero emit zero.
     """
 
     name: str
@@ -50,6 +69,9 @@ class UnitGroup:
     incoming: tuple[Slice, ...]
     slices: tuple[Slice, ...]
     activations: tuple[Slice, ...]
+    outgoing: tuple[Slice, ...] = ()
+    buffers: tuple[Slice, ...] = ()
+    keeps_zero: bool = True
 
 
 def unit_masks_to_masks(
@@ -61,7 +83,7 @@ def unit_masks_to_masks(
         for slice_ in group.slices:
             shape = parameters[slice_.name].shape
             mask = masks.setdefault(slice_.name, torch.ones(shape, dtype=torch.bool))
-            kept = unit_masks[group.name].repeat_interleave(slice_.span)
+            kept = slice_.spread(unit_masks[group.name], shape[slice_.dim])
             mask &= kept.view([-1 if dim == slice_.dim else 1 for dim in range(len(shape))])
     return masks
 

@@ -93,6 +93,10 @@ class Program(nn.Module):
         output: Tensor = self._fill(self._output, values)
         return output
 
+    def replace_steps(self, steps: Sequence[Step]) -> None:
+        """The same calls with other sizes, after layers have become smaller."""
+        self._steps = tuple(steps)
+
     def _fill(self, argument: Any, values: dict[str, Any]) -> Any:
         if isinstance(argument, Value):
             return values[argument.name]
