@@ -15,8 +15,6 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sqlalchemy.exc import DBAPIError
-
 from store import intake, jobs, leases
 from store.blobs import BlobsAway, open_blobs
 from store.database import Database
@@ -116,7 +114,7 @@ class Supervisor:
         if row is None:
             return False
         log.info("%s attempt %d: claimed", row.id, row.attempt)
-        lease = Lease(self.database, self.settings, type(row), row.id, row.attempt)
+        lease = Lease(self.database, self.settings, type(row), row.id, row.attempt, self.draining)
         folder = Folder(self.settings.work_dir / f"{row.id}-{row.attempt}", self.settings.folder_max_bytes)
         try:
             with folder, self.children.lent() as child:  # it is dead before its folder goes
@@ -152,8 +150,15 @@ class Supervisor:
         except BlobsAway as error:
             attempt.postponed(str(error))
             return False  # nobody rings at once: the sweeper does, so that the store is not asked in a tight loop
-        except (BadMessage, BadFile, OSError, DBAPIError) as error:
+        except (BadMessage, BadFile) as error:
             return attempt.lost(f"{type(error).__name__}: {error}")
+        except Fenced:
+            raise
+        except Exception as error:
+            # Whatever a hostile child brought about: else its row would hang until the lease ends. What the error says
+            # (SQL, paths of this machine) is for the log, not for the user.
+            log.exception("%s", attempt.folder.root.name)
+            return attempt.lost(f"{type(error).__name__} in the worker; its log says more")
         if attempt.lease.ordered_to_stop or self.draining.is_set():
             return attempt.stopped(drained=not attempt.lease.ordered_to_stop)
         return attempt.lost(child.last_words())

@@ -107,10 +107,16 @@ def test_modules_that_cannot_be_exported_say_why(tmp_path: Path, subtests: pytes
     def leaves_torch(self, x):
         return self.fc(torch.from_numpy(x.numpy()))
 
+    def has_a_block(self, x):
+        with torch.no_grad():
+            x = x * 2
+        return self.fc(x)
+
     here = r"test_exporting\.py, line \d+"
     for forward, words in [
         (branches, rf"branches on the values of a tensor \(in .*{here}\); use torch\.where"),
         (fixes_the_batch, r"only works for the batch size of the example; use x\.shape\[0\]"),
+        (has_a_block, r"has a block of its own.*write x\.detach\(\) for no_grad"),
         (reads_values, rf"reads values out of a tensor \(in .*{here}\)"),
         (leaves_torch, rf"cannot follow the module \(in .*{here}\): RuntimeError: \.numpy"),
         (lambda self, x: (self.fc(x), x), r"returns 2 values; wrap it"),
