@@ -33,7 +33,7 @@ from worker.supervisor import Supervisor
 @pytest.fixture
 def attempt(fleet: Fleet, tmp_path: Path) -> Iterator[JobAttempt]:
     """Of a job that a worker holds, whose child is this test."""
-    recipe = {"strategy": "lottery_ticket_reset", "stop": {"rounds": 3, "accuracy_floor": {"factor": 0.9}}}
+    recipe = {"strategy": "lottery_ticket_reset", "stop": {"rounds": 3}}
     model, dataset = fleet.add_model(), fleet.add_dataset()
     fleet.submit(model, dataset, recipe, artifacts=["model", "program"])
     with fleet.database.transaction() as session:
