@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from store import intake, jobs, leases
-from store.blobs import BlobsAway, open_blobs
+from store.blobs import BlobsAway, Damaged, open_blobs
 from store.database import Database
 from store.leases import Fenced
 from store.queue import INTAKE, Bell
@@ -150,7 +150,7 @@ class Supervisor:
         except BlobsAway as error:
             attempt.postponed(str(error))
             return False  # nobody rings at once: the sweeper does, so that the store is not asked in a tight loop
-        except (BadMessage, BadFile) as error:
+        except (BadMessage, BadFile, Damaged) as error:
             return attempt.lost(f"{type(error).__name__}: {error}")
         except Fenced:
             raise
