@@ -6,6 +6,7 @@ classes, functions and files, and line numbers, so that the service can say wher
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import traceback
@@ -92,6 +93,22 @@ def _batch_of_two(example_inputs: Any) -> Tensor:
 def _check_module(module: nn.Module) -> None:
     import torch
 
+    signature = inspect.signature(module.forward)
+    parameters = list(signature.parameters.values())
+    needed = [
+        one
+        for one in parameters[1:]
+        if one.default is one.empty and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)
+    ]
+    if (
+        not parameters
+        or needed
+        or parameters[0].kind not in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    ):
+        raise ExportError(
+            f"{type(module).__name__}.forward takes {signature}; the service calls it with one tensor: wrap it in a "
+            "module of forward(self, x), other arguments with defaults"
+        )
     for name, parameter in module.named_parameters():
         if parameter.dtype != torch.float32:
             raise ExportError(f"{name} is {parameter.dtype}; the service trains in float32: model.float()")

@@ -217,8 +217,15 @@ def test_a_server_that_is_away_is_said_to_be(s3: S3Server, tmp_path: Path) -> No
 def test_a_bucket_that_is_not_there_is_no_lost_object(s3: S3Server, tmp_path: Path) -> None:
     blobs = open_blobs(Settings(data_dir=tmp_path, blob_url="s3://no-bucket/prefix"))
     assert not blobs.ping()
-    with pytest.raises(BlobsAway, match="bucket"):
-        blobs.put([b"abc"], 3)
+    digest = hashlib.sha256().hexdigest()
+    for attempt in (
+        lambda: blobs.put([b"abc"], 3),
+        lambda: list(blobs.read(digest, 0, 1)),
+        lambda: blobs.size_bytes(digest),
+        lambda: blobs.fetch(digest, tmp_path / "input"),
+    ):
+        with pytest.raises(BlobsAway, match="bucket"):
+            attempt()
 
 
 def test_where_blobs_lie_is_a_setting(tmp_path: Path) -> None:
