@@ -1,4 +1,4 @@
-# Images of the service, one target each: api (migrations, too; no torch), worker (the sweeper, too), worker-gpu.
+# Images of the service, one target each: api (migrations and sweeper, too; no torch), worker, worker-gpu.
 # docs/deploy.md says how they are built and run.
 
 ARG PYTHON_IMAGE=python:3.11.16-slim-bookworm

@@ -56,14 +56,14 @@ class S3Blobs(BlobStore):
         self._asked_once = _open(bucket, prefix, PING_SECONDS, 0)
 
     def size_bytes(self, digest: str) -> int:
-        with _answering():
+        with self._finding():
             return obstore.head(self._objects, _key(digest))["size"]
 
     def read(self, digest: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
         stop = self.size_bytes(digest) if stop is None else stop
         while start < stop:
             end = min(start + PIECE_BYTES, stop)
-            with _answering():
+            with self._finding():
                 piece = bytes(obstore.get_range(self._objects, _key(digest), start=start, end=end))
             if len(piece) != end - start:
                 raise Damaged(f"blob {digest} ends at byte {start + len(piece)}, sooner than it did")
@@ -95,6 +95,17 @@ class S3Blobs(BlobStore):
             log.warning("%s", error)
             return False
         return True
+
+    @contextmanager
+    def _finding(self) -> Iterator[None]:
+        """Of an object that is not there, ask whether its bucket is: without it nothing can be told of any object."""
+        try:
+            with _answering():
+                yield
+        except FileNotFoundError as error:
+            if not self.ping():
+                raise BlobsAway("the bucket does not exist, or does not answer") from error
+            raise
 
     def begin(self) -> BinaryIO:
         return tempfile.TemporaryFile(dir=self._scratch)

@@ -111,7 +111,7 @@ class Model(Leased, Base):
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
     name: Mapped[str] = mapped_column(String(200))
     format: Mapped[str] = mapped_column(String(40))
-    """safetensors or architecture."""
+    """exported_program, safetensors or architecture."""
     spec: Mapped[dict[str, Any]]
     """architecture, input_shape, num_classes, seed: as asked for; null where the architecture's default serves."""
     status: Mapped[str] = mapped_column(String(20))

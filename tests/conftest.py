@@ -97,6 +97,16 @@ def new_database(dialect: str, request: pytest.FixtureRequest, tmp_path_factory:
 
 
 @pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
+    """An S3 server of this test's own, to be stopped or killed, with a bucket called `bucket`."""
+    with running_s3() as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        server.make_bucket("bucket")
+        yield server
+
+
+@pytest.fixture
 def settings(tmp_path: Path, broker_url: str, new_database: NewDatabase) -> Iterator[Settings]:
     pool = f"pool-{secrets.token_hex(4)}"
     (tmp_path / "data").mkdir()

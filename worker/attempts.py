@@ -47,6 +47,7 @@ class JobAttempt:
     def __init__(self, job: Job, lease: Lease, folder: Folder, blobs: BlobStore, settings: Settings) -> None:
         self.job, self.lease, self.folder, self.blobs, self.settings = job, lease, folder, blobs, settings
         self.recipe = Recipe.model_validate(job.recipe)
+        self._has_started = self._has_exported = False
 
     def order(self) -> dict[str, Any]:
         """The child's one order: inputs lie in its folder, `rounds` are the entries that are stored already."""
@@ -83,7 +84,8 @@ class JobAttempt:
         }
 
     def take(self, message: AnyMessage) -> bool:
-        """Do with a message what it asks for; True where it ended the job."""
+        """Do with a message what it asks for; True where it ended the job. Raises BadMessage out of turn."""
+        self._check_turn(message)
         match message:
             case Started():
                 self.lease.write(
@@ -111,6 +113,21 @@ class JobAttempt:
             case _:
                 log.warning("%s: unexpected message %s", self.job.id, message.type)
         return False
+
+    def _check_turn(self, message: AnyMessage) -> None:
+        """Each of these writes rows or blobs that stay: a child that repeats itself would fill the database."""
+        match message:
+            case Started():
+                out_of_turn, self._has_started = self._has_started, True
+            case Exported() | NotExported():
+                out_of_turn = self._has_exported or "program" not in self.job.artifacts
+                self._has_exported = True
+            case RoundDone():
+                out_of_turn = self._has_exported
+            case _:
+                out_of_turn = False
+        if out_of_turn:
+            raise BadMessage(f"the message {message.type} is out of turn")
 
     def stopped(self, drained: bool) -> bool:
         trigger = Trigger.DRAIN if drained else Trigger.STOP

@@ -123,7 +123,7 @@ class Child:
         except subprocess.TimeoutExpired:  # it closed its pipe and lives on: it could hold the slot for ever
             self._signal(signal.SIGKILL)
             code = self.process.wait()
-        end = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        end = f"killed by {_signal_name(-code)}" if code < 0 else f"exit code {code}"
         self._readers[1].join(timeout=1)
         words = " | ".join(line.strip() for line in list(self._stderr)[-3:] if line.strip())
         return f"the training process ended with {end}" + (f": {printable(words[-300:])}" if words else "")
@@ -160,6 +160,13 @@ class Child:
         with pipe:
             while line := pipe.readline(4096):
                 self._stderr.append(line.decode(errors="replace"))
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # real-time signals have none
+        return f"signal {number}"
 
 
 class Children:

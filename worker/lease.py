@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -32,10 +33,19 @@ ORDERS = (JobStatus.PAUSING, JobStatus.CANCELING)
 class Lease:
     """`attempt` is the fencing token: every write here is guarded by it and raises Fenced when it is stale."""
 
-    def __init__(self, database: Database, settings: Settings, entity: Entity, row_id: str, attempt: int) -> None:
+    def __init__(
+        self,
+        database: Database,
+        settings: Settings,
+        entity: Entity,
+        row_id: str,
+        attempt: int,
+        draining: threading.Event,
+    ) -> None:
         self.entity, self.row_id, self.attempt = entity, row_id, attempt
         self.seconds = settings.lease_seconds
         self._database, self._renew_seconds = database, settings.renew_seconds
+        self._draining = draining
         self._renewed_at = time.monotonic()
         self._progress: dict[str, Any] | None = None
         self.status: str = ""
@@ -64,7 +74,8 @@ class Lease:
         """Do what may take longer than a lease, which is renewed meanwhile: copying into the blob store or out of it,
         again while that is away.
 
-        Raises Fenced, once the work has ended; BlobsAway, where patience has run out or the job is ordered to stop.
+        Raises Fenced, once the work has ended; BlobsAway, where patience has run out, the job is ordered to stop, or
+        the worker drains.
         """
         give_up_at = time.monotonic() + PATIENCE_SECONDS
         with ThreadPoolExecutor(1, "copying") as helper:
@@ -75,10 +86,10 @@ class Lease:
                 try:
                     return copying.result()
                 except BlobsAway as error:
-                    if self.ordered_to_stop or time.monotonic() > give_up_at:
+                    if self.ordered_to_stop or self._draining.is_set() or time.monotonic() > give_up_at:
                         raise
                     log.warning("%s attempt %d: %s; trying again", self.row_id, self.attempt, error)
-                time.sleep(PAUSE_SECONDS)
+                self._draining.wait(PAUSE_SECONDS)
                 self.renew_if_due()
 
     def write(self, work: Callable[[Session], T]) -> T:

@@ -9,11 +9,14 @@ from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
+from pruning.recipe import MAX_ROUNDS
+
 MAX_LINE_BYTES = 4 << 20
 
 FileName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,100}$")]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
-Position = Annotated[int, Field(ge=0, le=10_000)]
+Position = Annotated[int, Field(ge=0, le=MAX_ROUNDS + 1)]
+"""Of numbered rounds, and of the final entry behind them."""
 
 
 class Message(BaseModel):
@@ -45,7 +48,7 @@ class Metrics(Message):
 class RoundDone(Message):
     type: Literal["round"] = "round"
     position: Position
-    number: int | None = Field(ge=0)
+    number: Annotated[int, Field(ge=0, le=MAX_ROUNDS)] | None
     sparsity: float = Field(ge=0, le=1)
     report: Metrics
     files: dict[str, FileName] = Field(max_length=20)

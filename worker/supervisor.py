@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import shutil
 import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
-from sqlalchemy.exc import DBAPIError
-
 from store import intake, jobs, leases
-from store.blobs import BlobsAway, open_blobs
+from store.blobs import BlobsAway, Damaged, open_blobs
 from store.database import Database
 from store.leases import Fenced
 from store.queue import INTAKE, Bell
@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 TICK_SECONDS = 0.2
 DEVICE_SECONDS = 120.0
 """For a device to start in, and to train a step. The first start after boot loads drivers."""
+TRYING = "device_"
+"""How the folders begin in which devices are tried."""
 
 
 class Supervisor:
@@ -73,7 +75,8 @@ class Supervisor:
             "memory_bytes": self.settings.child_memory_bytes,
             "file_bytes": self.settings.folder_max_bytes,
         }
-        folder = Folder(self.settings.work_dir / f"device-{os.getpid()}", self.settings.folder_max_bytes)
+        name = f"{TRYING}{secrets.token_hex(8)}-0"  # process numbers are not unique: containers share the work folder
+        folder = Folder(self.settings.work_dir / name, self.settings.folder_max_bytes)
         with folder, self.children.lent() as child:
             child.order(order | {"folder": str(folder.root)} | self._terms(slot))
             match child.next_message(DEVICE_SECONDS):
@@ -116,7 +119,7 @@ class Supervisor:
         if row is None:
             return False
         log.info("%s attempt %d: claimed", row.id, row.attempt)
-        lease = Lease(self.database, self.settings, type(row), row.id, row.attempt)
+        lease = Lease(self.database, self.settings, type(row), row.id, row.attempt, self.draining)
         folder = Folder(self.settings.work_dir / f"{row.id}-{row.attempt}", self.settings.folder_max_bytes)
         try:
             with folder, self.children.lent() as child:  # it is dead before its folder goes
@@ -137,8 +140,11 @@ class Supervisor:
         """Folders of attempts whose worker was killed; those that other workers of this machine hold stay."""
         for folder in self.settings.work_dir.glob("*-*"):
             row_id, _, attempt = folder.name.rpartition("-")
-            with self.database.reading() as session:
-                held = attempt.isdigit() and leases.is_held(session, row_id, int(attempt))
+            if row_id.startswith(TRYING):
+                held = _age_seconds(folder) < 2 * DEVICE_SECONDS
+            else:
+                with self.database.reading() as session:
+                    held = attempt.isdigit() and leases.is_held(session, row_id, int(attempt))
             if not held:
                 shutil.rmtree(folder, ignore_errors=True)
 
@@ -152,8 +158,15 @@ class Supervisor:
         except BlobsAway as error:
             attempt.postponed(str(error))
             return False  # nobody rings at once: the sweeper does, so that the store is not asked in a tight loop
-        except (BadMessage, BadFile, OSError, DBAPIError) as error:
+        except (BadMessage, BadFile, Damaged) as error:
             return attempt.lost(f"{type(error).__name__}: {error}")
+        except Fenced:
+            raise
+        except Exception as error:
+            # Whatever a hostile child brought about: else its row would hang until the lease ends. What the error says
+            # (SQL, paths of this machine) is for the log, not for the user.
+            log.exception("%s", attempt.folder.root.name)
+            return attempt.lost(f"{type(error).__name__} in the worker; its log says more")
         if attempt.lease.ordered_to_stop or self.draining.is_set():
             return attempt.stopped(drained=not attempt.lease.ordered_to_stop)
         return attempt.lost(child.last_words())
@@ -197,3 +210,10 @@ class Supervisor:
         self.children.close()
         self.bell.close()
         self.database.close()
+
+
+def _age_seconds(folder: Path) -> float:
+    try:
+        return time.time() - folder.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0  # its worker removed it just now

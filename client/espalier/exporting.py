@@ -1,11 +1,12 @@
 """A network of your own as one file that the service reads: `torch.export`, done the way it must be for training.
 
-The file carries weights and a list of torch's own operators. Your source stays with you: of it go only file names and
-line numbers, so that the service can say where something is that it cannot read.
+The file carries weights and a list of torch's own operators. Your source stays with you: of it go only the names of
+classes, functions and files, and line numbers, so that the service can say where something is that it cannot read.
 """
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import traceback
@@ -92,6 +93,22 @@ def _batch_of_two(example_inputs: Any) -> Tensor:
 def _check_module(module: nn.Module) -> None:
     import torch
 
+    signature = inspect.signature(module.forward)
+    parameters = list(signature.parameters.values())
+    needed = [
+        one
+        for one in parameters[1:]
+        if one.default is one.empty and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)
+    ]
+    if (
+        not parameters
+        or needed
+        or parameters[0].kind not in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    ):
+        raise ExportError(
+            f"{type(module).__name__}.forward takes {signature}; the service calls it with one tensor: wrap it in a "
+            "module of forward(self, x), other arguments with defaults"
+        )
     for name, parameter in module.named_parameters():
         if parameter.dtype != torch.float32:
             raise ExportError(f"{name} is {parameter.dtype}; the service trains in float32: model.float()")
@@ -173,12 +190,24 @@ def _check_graph(program: ExportedProgram) -> None:
         what = f"{len(outputs)} values" if len(outputs) != 1 else "its output in a tuple or dict"
         raise ExportError(f"the module returns {what}; wrap it in one that returns the logits alone")
     for node in program.graph.nodes:
+        place = _place(node.meta.get("stack_trace") or "")
+        if node.op == "call_function" and _is_block(node.target):
+            raise ExportError(
+                f"the forward has a block of its own{place}: torch.no_grad, autocast, checkpointing or torch.cond; "
+                "move it out of the forward, and write x.detach() for no_grad"
+            )
         if node.op == "call_function" and str(node.target) in _DECIDES:
-            place = _place(node.meta.get("stack_trace") or "")
             raise ExportError(
                 f"{node.target} reads values out of a tensor{place}; keep to tensors: x * y.sum() instead of "
                 "x * y.sum().item(), torch.where(condition, a, b) instead of a choice"
             )
+
+
+def _is_block(target: Any) -> bool:
+    """An operator that runs a graph of its own, which a program is not read with."""
+    from torch._ops import HigherOrderOperator
+
+    return isinstance(target, HigherOrderOperator)
 
 
 def _strip(program: ExportedProgram) -> None:

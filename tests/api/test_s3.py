@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from s3 import S3Server, running_s3
+from s3 import S3Server
 from starlette.testclient import TestClient
 
 from store.blobs import BlobStore, open_blobs
@@ -20,16 +20,6 @@ MIB = 1 << 20
 
 
 pytestmark = pytest.mark.parametrize("dialect", ["postgresql"], indirect=True)  # as in production
-
-
-@pytest.fixture
-def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
-    """One of this test's own, to be killed."""
-    with running_s3() as server:
-        for name, value in server.environment.items():
-            monkeypatch.setenv(name, value)
-        server.make_bucket("bucket")
-        yield server
 
 
 @pytest.fixture

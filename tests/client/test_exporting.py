@@ -74,6 +74,12 @@ def test_any_batch_will_do(inputs: object, tmp_path: Path) -> None:
     assert program.eval()(torch.zeros(7, 1, 6, 6)).shape == (7, 3)
 
 
+def test_arguments_with_defaults_keep_them(tmp_path: Path) -> None:
+    net = around(lambda self, x, scale=2.0, **options: self.fc(x) * scale)
+    program = read_program(export_model(net, torch.ones(2, 4), tmp_path / "net.pt2"))
+    assert torch.equal(program.eval()(torch.ones(3, 4)), net.fc(torch.ones(3, 4)) * 2)
+
+
 def test_the_source_stays_at_home(tmp_path: Path) -> None:
     """No line of it, no folder, no sample input: only file names and line numbers."""
     sample = torch.full((2, 1, 6, 6), 0.123456789)
@@ -107,14 +113,24 @@ def test_modules_that_cannot_be_exported_say_why(tmp_path: Path, subtests: pytes
     def leaves_torch(self, x):
         return self.fc(torch.from_numpy(x.numpy()))
 
+    def has_a_block(self, x):
+        with torch.no_grad():
+            x = x * 2
+        return self.fc(x)
+
     here = r"test_exporting\.py, line \d+"
     for forward, words in [
         (branches, rf"branches on the values of a tensor \(in .*{here}\); use torch\.where"),
         (fixes_the_batch, r"only works for the batch size of the example; use x\.shape\[0\]"),
+        (has_a_block, r"has a block of its own.*write x\.detach\(\) for no_grad"),
         (reads_values, rf"reads values out of a tensor \(in .*{here}\)"),
         (leaves_torch, rf"cannot follow the module \(in .*{here}\): RuntimeError: \.numpy"),
         (lambda self, x: (self.fc(x), x), r"returns 2 values; wrap it"),
         (lambda self, x: {"logits": self.fc(x)}, r"returns its output in a tuple or dict"),
+        (lambda self, *xs: self.fc(xs[0]), r"Around\.forward takes \(\*xs\); the service calls it with one tensor"),
+        (lambda self, x, y: self.fc(x + y), r"Around\.forward takes \(x, y\); .* other arguments with defaults"),
+        (lambda self, *, x: self.fc(x), r"Around\.forward takes \(\*, x\)"),
+        (lambda self: self.fc.weight, r"Around\.forward takes \(\); the service calls it with one tensor"),
     ]:
         with subtests.test(words=words), pytest.raises(ExportError, match=words):
             export_model(around(forward), torch.zeros(2, 4), tmp_path / "net.pt2")

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import obstore
 import pytest
 from obstore.store import S3Store
 from pydantic import ValidationError
-from s3 import S3Server, running_s3
+from s3 import S3Server
 from sqlalchemy import update
 
 from store.blobs import BlobsAway, BlobStore, Damaged, TooLarge, Vanishing, open_blobs, refer
@@ -193,21 +192,12 @@ def test_what_a_killed_writer_left_is_cleared_and_what_is_being_written_is_not(
 # A store that does not answer.
 
 
-@pytest.fixture
-def dying(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
-    with running_s3() as server:
-        for name, value in server.environment.items():
-            monkeypatch.setenv(name, value)
-        server.make_bucket("bucket")
-        yield server
-
-
-def test_a_server_that_is_away_is_said_to_be(dying: S3Server, tmp_path: Path) -> None:
+def test_a_server_that_is_away_is_said_to_be(s3: S3Server, tmp_path: Path) -> None:
     blobs = open_blobs(Settings(data_dir=tmp_path, blob_url="s3://bucket"))
     digest = blobs.put([b"abc"], 3).digest
     assert blobs.ping()
-    dying.process.kill()
-    dying.process.wait()
+    s3.process.kill()
+    s3.process.wait()
     began = time.monotonic()
     assert not blobs.ping()
     assert time.monotonic() - began < 3
@@ -224,11 +214,18 @@ def test_a_server_that_is_away_is_said_to_be(dying: S3Server, tmp_path: Path) ->
     assert time.monotonic() - began < 20
 
 
-def test_a_bucket_that_is_not_there_is_no_lost_object(dying: S3Server, tmp_path: Path) -> None:
+def test_a_bucket_that_is_not_there_is_no_lost_object(s3: S3Server, tmp_path: Path) -> None:
     blobs = open_blobs(Settings(data_dir=tmp_path, blob_url="s3://no-bucket/prefix"))
     assert not blobs.ping()
-    with pytest.raises(BlobsAway, match="bucket"):
-        blobs.put([b"abc"], 3)
+    digest = hashlib.sha256().hexdigest()
+    for attempt in (
+        lambda: blobs.put([b"abc"], 3),
+        lambda: list(blobs.read(digest, 0, 1)),
+        lambda: blobs.size_bytes(digest),
+        lambda: blobs.fetch(digest, tmp_path / "input"),
+    ):
+        with pytest.raises(BlobsAway, match="bucket"):
+            attempt()
 
 
 def test_where_blobs_lie_is_a_setting(tmp_path: Path) -> None:

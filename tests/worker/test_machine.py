@@ -39,6 +39,10 @@ def test_errors_of_the_user_are_told_from_ours() -> None:
     code, message = machine.explain(RuntimeError(words), torch.device("cuda", 0), 1) or ("", "")
     assert code == "nondeterministic_operator"
     assert message.startswith("adaptive_avg_pool2d_backward_cuda has no deterministic kernel on cuda")
+    words = "CUDA error: device-side assert triggered\nCUDA kernel errors might be asynchronously reported ..."
+    code, message = machine.explain(RuntimeError(words), torch.device("cuda", 0), 1) or ("", "")
+    assert code == "dataset_mismatch"
+    assert "an index was out of bounds on cuda" in message
 
 
 def test_a_spare_has_asked_cuda_nothing() -> None:

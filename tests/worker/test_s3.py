@@ -8,7 +8,6 @@ import socket
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import obstore
@@ -23,16 +22,6 @@ from store.blobs import BlobStore, open_blobs
 from store.settings import Settings
 
 pytestmark = pytest.mark.parametrize("dialect", ["postgresql"], indirect=True)  # as in production
-
-
-@pytest.fixture
-def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
-    """One of this test's own, to be stopped."""
-    with running_s3() as server:
-        for name, value in server.environment.items():
-            monkeypatch.setenv(name, value)
-        server.make_bucket("bucket")
-        yield server
 
 
 @pytest.fixture

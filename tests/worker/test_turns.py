@@ -1,0 +1,138 @@
+"""A child that says too much, or what cannot be, ends its attempt at once; nothing it said stays."""
+
+from __future__ import annotations
+
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fleet import Fleet
+from sqlalchemy import func, select
+
+from store import jobs
+from store.blobs import BlobsAway
+from store.database import Database
+from store.settings import Settings
+from store.tables import Artifact, Attempt, Event, Job, JobStatus, Model
+from worker.attempts import JobAttempt
+from worker.children import Child
+from worker.devices import Slot
+from worker.folder import Folder
+from worker.lease import Lease
+from worker.messages import BadMessage, Exported, Finished, Metrics, NotExported, RoundDone, Started, parse
+from worker.supervisor import Supervisor
+
+
+@pytest.fixture
+def attempt(fleet: Fleet, tmp_path: Path) -> Iterator[JobAttempt]:
+    """Of a job that a worker holds, whose child is this test."""
+    recipe = {"strategy": "lottery_ticket_reset", "stop": {"rounds": 3}}
+    model, dataset = fleet.add_model(), fleet.add_dataset()
+    fleet.submit(model, dataset, recipe, artifacts=["model", "program"])
+    with fleet.database.transaction() as session:
+        session.get_one(Model, model.id).blob_digest = dataset.blob_digest  # any content: no child reads it
+        job = jobs.claim(session, fleet.settings.worker_pool, "w", 60)
+    assert job is not None
+    lease = Lease(fleet.database, fleet.settings, Job, job.id, job.attempt, threading.Event())
+    with Folder(tmp_path / "attempt-1", 1000) as folder:
+        yield JobAttempt(job, lease, folder, fleet.blobs, fleet.settings)
+
+
+def round_done(position: int, metrics: dict[str, Any] | None = None) -> RoundDone:
+    validation = {"validation": {"accuracy": 0.9, "loss": 0.1}} if metrics is None else metrics
+    return RoundDone(
+        position=position, number=position, sparsity=0, report=Metrics(metrics=validation), files={"model": "model"}
+    )
+
+
+def test_what_is_said_twice_is_refused(attempt: JobAttempt, database: Database) -> None:
+    attempt.take(Started(determinism={"device": "a"}))
+    with pytest.raises(BadMessage, match="started is out of turn"):
+        attempt.take(Started(determinism={"device": "b"}))
+    (attempt.folder.outputs / "model").write_bytes(b"weights")
+    attempt.take(round_done(0))
+    attempt.take(NotExported(reason="first"))
+    for again in (NotExported(reason="second"), Exported(position=0, file="model"), round_done(1)):
+        with pytest.raises(BadMessage, match="out of turn"):
+            attempt.take(again)
+    with database.reading() as session:
+        types = session.scalars(select(Event.type).where(Event.job_id == attempt.job.id)).all()
+        assert types.count("artifact.missing") == 1
+        assert session.scalar(select(func.count()).select_from(Artifact)) == 1
+
+
+def test_a_program_that_nobody_asked_for_is_refused(attempt: JobAttempt) -> None:
+    attempt.job.artifacts = ["model"]
+    with pytest.raises(BadMessage, match="out of turn"):
+        attempt.take(Exported(position=0, file="model"))
+
+
+def test_a_program_of_another_round_is_refused(attempt: JobAttempt) -> None:
+    for position in (0, 1):
+        (attempt.folder.outputs / "model").write_bytes(b"weights")
+        attempt.take(round_done(position))
+    with pytest.raises(BadMessage, match="not selected"):
+        attempt.take(Exported(position=0, file="model"))
+
+
+@pytest.mark.parametrize("number", ["201", "9" * 40])
+def test_a_round_beyond_all_recipes_is_no_message(number: str) -> None:
+    line = '{"type": "round", "position": 1, "number": N, "sparsity": 0, "report": {"metrics": {}}, "files": {}}'
+    with pytest.raises(BadMessage):
+        parse(line.replace("N", number).encode())
+
+
+@pytest.fixture
+def child() -> Iterator[Child]:
+    """A process that says nothing; what it is to have said is put into its messages."""
+    child = Child.__new__(Child)
+    child.process = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(60)"], stdin=subprocess.PIPE, start_new_session=True
+    )
+    child.messages, child._stderr = queue.Queue(), deque()
+    child._readers = [threading.Thread(target=int), threading.Thread(target=int)]
+    for reader in child._readers:
+        reader.start()
+    yield child
+    child.kill()
+
+
+def test_metrics_that_nothing_can_be_chosen_by_cost_the_attempt(
+    attempt: JobAttempt, child: Child, database: Database
+) -> None:
+    """Not the lease: the row is given up at once, and its user is told no path and no SQL."""
+    (attempt.folder.outputs / "model").write_bytes(b"weights")
+    supervisor = Supervisor.__new__(Supervisor)
+    supervisor.settings, supervisor.draining = attempt.settings, threading.Event()
+    for message in (round_done(0, {}), Finished()):
+        child.messages.put(message)
+    supervisor._attend(attempt, child, Slot())
+    with database.reading() as session:
+        job = session.get_one(Job, attempt.job.id)
+        assert (job.status, job.failures) == (JobStatus.QUEUED, 1)
+        [reason] = session.scalars(select(Attempt.reason)).all()
+        assert reason == "ValueError in the worker; its log says more"
+
+
+def test_a_death_by_a_signal_without_a_name_is_told(child: Child) -> None:
+    child.process.send_signal(signal.SIGRTMIN + 6)
+    assert f"signal {signal.SIGRTMIN + 6}" in child.last_words()
+
+
+def test_a_drain_ends_the_wait_for_a_bucket(attempt: JobAttempt, database: Database, settings: Settings) -> None:
+    draining = threading.Event()
+    lease = Lease(database, settings, Job, attempt.job.id, attempt.job.attempt, draining)
+
+    def away() -> None:
+        draining.set()
+        raise BlobsAway("the bucket does not answer")
+
+    with pytest.raises(BlobsAway):
+        lease.keep_while(away)
