@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from pydantic import Field
@@ -45,14 +45,14 @@ class RoundRecord:
     """What choices read of a round. `position` counts entries; `number` is null for the unnumbered final entry.
 
     `validation` maps metric names to values; it is empty for an untrained entry, which can pass nothing. `seconds` is
-    what the entry took.
+    what the entry took: another run of the same entry takes others, and is equal.
     """
 
     position: int
     number: int | None
     sparsity: float
     validation: dict[str, float]
-    seconds: float = 0.0
+    seconds: float = field(default=0.0, compare=False)
 
 
 def quality(round_: RoundRecord) -> float:

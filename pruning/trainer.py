@@ -199,8 +199,9 @@ class Trainer:
 
     def _evaluate(self) -> dict[str, Metrics]:
         splits = {"train": self.dataset.train, "validation": self.dataset.validation, "test": self.dataset.test}
+        training = self._recipe.training
         return {
-            name: evaluate(self.model, split, self._recipe.training.preprocessing)
+            name: evaluate(self.model, split, training.preprocessing, training.loss)
             for name, split in splits.items()
             if split is not None
         }

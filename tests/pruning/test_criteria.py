@@ -21,7 +21,9 @@ def test_magnitude_is_absolute(counting_toy) -> None:
     with torch.no_grad():
         counting_toy.fc2.weight.neg_()
     masks = {"fc2.weight": torch.ones(2, 4, dtype=torch.bool)}
-    scores = CRITERIA["magnitude"](counting_toy, masks, evidence_for(counting_toy, torch.zeros(2, 3), by_unit=False))
+    scores = CRITERIA["magnitude"].score(
+        counting_toy, masks, evidence_for(counting_toy, torch.zeros(2, 3), by_unit=False)
+    )
     assert scores["fc2.weight"].tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
 
 
@@ -32,7 +34,7 @@ def test_dropnet_score_of_a_node_by_hand() -> None:
         model[0].weight.copy_(torch.tensor([[1.0, -1.0], [-1.0, 0.0]]))
         model[0].bias.copy_(torch.tensor([0.0, 1.0]))
     inputs = torch.tensor([[3, 1], [1, 3], [0, 0], [5, 0]], dtype=torch.uint8)
-    scores = CRITERIA["activation"](model, {}, evidence_for(model, inputs))
+    scores = CRITERIA["activation"].score(model, {}, evidence_for(model, inputs))
     assert scores["0"].tolist() == [(2 + 0 + 0 + 5) / 4, (0 + 0 + 1 + 0) / 4]
 
 
@@ -42,7 +44,7 @@ def test_dropnet_score_of_a_filter_averages_positions_before_pooling_over_all_sa
         model[0].weight.copy_(torch.tensor([1.0, -2.0]).view(2, 1, 1, 1))
         model[0].bias.zero_()
     inputs = torch.randn(700, 1, 2, 2, generator=generator(0, "inputs"))  # more than one batch
-    scores = CRITERIA["activation"](model, {}, evidence_for(model, inputs))["0"]
+    scores = CRITERIA["activation"].score(model, {}, evidence_for(model, inputs))["0"]
     expected = torch.stack([torch.tanh(inputs).abs().mean(), torch.tanh(2 * inputs).abs().mean()])
     torch.testing.assert_close(scores.float(), expected)
 
@@ -63,7 +65,7 @@ def test_dropnet_score_of_a_residual_unit_is_the_mean_over_its_activations() -> 
     with torch.no_grad():
         model.a.weight.fill_(2.0)
         model.b.weight.fill_(3.0)
-    scores = CRITERIA["activation"](model, {}, evidence_for(model, torch.tensor([[1.0], [2.0]])))
+    scores = CRITERIA["activation"].score(model, {}, evidence_for(model, torch.tensor([[1.0], [2.0]])))
     assert scores["a"].tolist() == [((2 + 4) / 2 + (8 + 16) / 2) / 2]
 
 
@@ -72,7 +74,7 @@ def test_activation_reads_the_network_as_it_is_evaluated_and_restores_it(toy_con
     toy_conv.train()
     inputs = torch.randn(20, 1, 4, 4)
     before = {key: value.clone() for key, value in toy_conv.state_dict().items()}
-    one, two = (CRITERIA["activation"](toy_conv, {}, evidence_for(toy_conv, inputs)) for _ in range(2))
+    one, two = (CRITERIA["activation"].score(toy_conv, {}, evidence_for(toy_conv, inputs)) for _ in range(2))
     assert torch.equal(one["fc1"], two["fc1"])
     assert all(torch.equal(before[key], value) for key, value in toy_conv.state_dict().items())
     assert toy_conv.dropout.training
@@ -86,7 +88,7 @@ def test_activation_reads_the_network_as_it_is_evaluated_and_restores_it(toy_con
 def test_random_scores_what_competes(counting_toy, by_unit) -> None:
     masks = {"fc1.weight": torch.ones(4, 3, dtype=torch.bool)}
     one, two = (
-        CRITERIA["random"](counting_toy, masks, evidence_for(counting_toy, torch.zeros(2, 3), by_unit))
+        CRITERIA["random"].score(counting_toy, masks, evidence_for(counting_toy, torch.zeros(2, 3), by_unit))
         for _ in range(2)
     )
     (name,) = one
@@ -98,5 +100,5 @@ def test_random_scores_what_competes(counting_toy, by_unit) -> None:
 def test_dropnet_score_of_a_filter_that_is_activated_behind_the_flatten() -> None:
     model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.Flatten(), nn.ReLU(), nn.Linear(8, 2))
     inputs = torch.randn(10, 1, 2, 2, generator=generator(0, "inputs"))
-    scores = CRITERIA["activation"](model, {}, evidence_for(model, inputs))["0"]
+    scores = CRITERIA["activation"].score(model, {}, evidence_for(model, inputs))["0"]
     torch.testing.assert_close(scores.float(), torch.relu(model[0](inputs)).mean((0, 2, 3)).detach())

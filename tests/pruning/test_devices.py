@@ -53,7 +53,7 @@ def test_inputs_that_do_not_fit_follow_batch_by_batch(toy_conv, make_dataset, ma
 
     def activations(model: nn.Module, split: Split) -> dict[str, torch.Tensor]:
         evidence = Evidence(split, training.preprocessing, groups, torch.Generator())
-        return {name: scores.cpu() for name, scores in CRITERIA["activation"](model, mask, evidence).items()}
+        return {name: scores.cpu() for name, scores in CRITERIA["activation"].score(model, mask, evidence).items()}
 
     train(here, mask, dataset, training, seed=0)
     with another_device() as device:

@@ -15,7 +15,7 @@ from pruning.data import Dataset, Split, place
 from pruning.formats.architectures import build
 from pruning.iterative import prune_iteratively
 from pruning.randomness import global_stream
-from pruning.recipe import Preprocessing
+from pruning.training_options import Preprocessing
 from pruning.rewinding import snapshot
 from pruning.training import evaluate, train
 from worker import machine

@@ -9,13 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from pruning import iterative
+from pruning import trainer
+from pruning.criteria import CRITERIA, Criterion
 from pruning.data import Dataset
 from pruning.formats.architectures import build
 from pruning.iterative import Resume, Round, Stored, prune_iteratively
 from pruning.masks import MaskError
 from pruning.recipe import Recipe
 from pruning.schedules import RecipeRefused
+from pruning.selection import last_passing
 from pruning.training import Diverged
 
 BATCH = {"batch_size": 16, "optimizer": {"name": "adam", "lr": 0.01}}
@@ -84,7 +86,7 @@ def test_resumed_at_any_position_equals_uninterrupted(changes, toy_conv, make_da
                 theirs.record,
                 theirs.early_stopping,
             )
-        passing = iterative.last_passing([r.record for r in whole[:stored]], recipe.stop.accuracy_floor).position
+        passing = last_passing([r.record for r in whole[:stored]], recipe.stop.accuracy_floor).position
         assert set(asked) <= {stored - 1, passing}
 
 
@@ -97,13 +99,13 @@ def test_same_seed_same_bits_and_another_seed_others(toy_conv, make_dataset, mak
 def test_reset_restores_parameters_and_buffers(toy_conv, make_dataset, make_recipe, monkeypatch) -> None:
     """With no step in between, what training starts from is the ticket, batch-norm statistics included."""
     starts = []
-    real = iterative.train
+    real = trainer.train
 
     def spy(model, *args, **kwargs):
         starts.append(copy.deepcopy(model.state_dict()))
         return real(model, *args, **kwargs)
 
-    monkeypatch.setattr(iterative, "train", spy)
+    monkeypatch.setattr(trainer, "train", spy)
     rounds = list(prune_iteratively(toy_conv, make_dataset((1, 4, 4), 3), make_recipe()))
     initial = toy_conv.state_dict()
     for start, round_ in zip(starts, rounds, strict=True):
@@ -119,14 +121,14 @@ def test_continue_goes_on_from_the_trained_weights_and_their_epochs(
     toy_conv, make_dataset, make_recipe, monkeypatch
 ) -> None:
     starts, offsets = [], []
-    real = iterative.train
+    real = trainer.train
 
     def spy(model, *args, epoch_offset, **kwargs):
         starts.append(copy.deepcopy(model.state_dict()))
         offsets.append(epoch_offset)
         return real(model, *args, epoch_offset=epoch_offset, **kwargs)
 
-    monkeypatch.setattr(iterative, "train", spy)
+    monkeypatch.setattr(trainer, "train", spy)
     recipe = make_recipe(between_rounds={"weights": "continue"}, **{"finally": {"weights": "reset", "train": True}})
     rounds = list(prune_iteratively(toy_conv, make_dataset((1, 4, 4), 3), recipe))
     for start, before, round_ in zip(starts[1:3], rounds, rounds[1:], strict=False):
@@ -281,11 +283,11 @@ def test_the_accuracy_floor(
     told = iter(accuracies)
     dataset = make_dataset((1, 4, 4), 3)
 
-    def evaluate(model, split, preprocessing):
+    def evaluate(model, split, preprocessing, loss):
         validation = {"accuracy": next(told, 0.5), "loss": 1.0} if split is dataset.validation else None
         return validation or {"accuracy": 0.0, "loss": 1.0}  # the test split is never what decides
 
-    monkeypatch.setattr(iterative, "evaluate", evaluate)
+    monkeypatch.setattr(trainer, "evaluate", evaluate)
     recipe = make_recipe(
         stop={"rounds": 3, "accuracy_floor": floor}, **{"finally": {"weights": "reset", "train": True}}
     )
@@ -326,7 +328,7 @@ def test_the_callers_model_and_data_stay_as_they_were(toy_conv, make_dataset, ma
 
     before, dataset = copy.deepcopy(toy_conv.state_dict()), make_dataset((1, 4, 4), 3)
     inputs = dataset.train.inputs.clone()
-    monkeypatch.setitem(iterative.CRITERIA, "magnitude", failing)
+    monkeypatch.setitem(CRITERIA, "magnitude", Criterion(failing))
     rounds = prune_iteratively(toy_conv, dataset, make_recipe())
     next(rounds)
     with pytest.raises(RuntimeError, match="criterion failed"):
@@ -410,13 +412,13 @@ def test_what_the_plan_says_is_what_is_pruned(fraction, scope, criterion, granul
 
 def test_every_round_draws_anew(toy_conv, make_dataset, make_recipe, monkeypatch) -> None:
     drawn = []
-    real = iterative.CRITERIA["random"]
+    real = CRITERIA["random"].score
 
     def spy(model, masks, evidence):
         drawn.append(real(model, masks, evidence)["fc1.weight"])
         return {name: torch.zeros(mask.shape) for name, mask in masks.items()} | {"fc1.weight": drawn[-1]}
 
-    monkeypatch.setitem(iterative.CRITERIA, "random", spy)
+    monkeypatch.setitem(CRITERIA, "random", Criterion(spy))
     list(prune_iteratively(toy_conv, make_dataset((1, 4, 4), 3), make_recipe(criterion={"name": "random"})))
     assert len(drawn) == 2
     assert not torch.equal(*drawn)

@@ -75,6 +75,7 @@ def test_layer_sizes_from_a_report_count_groups_and_tied_weights_once() -> None:
             "prunable": prunable,
             "group": group,
             "is_output": is_output,
+            "shape": [4, 3],
             "num_weights": 12,
             "num_units": 4,
         }
@@ -89,9 +90,9 @@ def test_layer_sizes_from_a_report_count_groups_and_tied_weights_once() -> None:
     }
     assert layer_sizes(report, "unit") == [LayerSize("stem", 4)]
     assert layer_sizes(report, "weight") == [
-        LayerSize("stem", 12),
-        LayerSize("conv", 12),
-        LayerSize("fc", 12, is_output=True),
+        LayerSize("stem", 12, shape=(4, 3)),
+        LayerSize("conv", 12, shape=(4, 3)),
+        LayerSize("fc", 12, is_output=True, shape=(4, 3)),
     ]
 
 
