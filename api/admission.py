@@ -5,6 +5,9 @@ Whether the dataset fits the model is read from what validation stored of both.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -15,7 +18,7 @@ from api.problems import Problem
 from api.schemas import JobRequest
 from api.validation import pointer
 from pruning.recipe import Recipe
-from pruning.schedules import PlannedRound, RecipeRefused, layer_sizes, plan
+from pruning.schedules import PlannedRound, RecipeRefused, check_rewind, layer_sizes, plan
 from pruning.training_options import LOSSES_OF_TASK, TASK_OF_LOSS, Augmentation, Preprocessing
 from store import listing
 from store.tables import Dataset, IntakeStatus, Model
@@ -138,6 +141,13 @@ def _check_training(recipe: Recipe, train: Report, has_validation: bool) -> None
         )
     if train.get("input_dtype") in _TOKENS and training.preprocessing != Preprocessing():
         raise _refused(("training", "preprocessing"), "the examples are tokens, which are not scaled; leave it out")
+    if train.get("input_dtype") in _TOKENS and recipe.criterion.name == "synflow":
+        raise _refused(
+            ("criterion", "name"), "synflow sends ones through the model, which takes tokens; use snip or grasp"
+        )
+    if training.epochs is not None:
+        with _refusals():
+            check_rewind(recipe, training.epochs * math.ceil(num_examples / training.batch_size))
     task = _task(train)
     if training.loss not in LOSSES_OF_TASK[task]:
         raise _refused(
@@ -169,8 +179,14 @@ def _plan(model_report: Report, recipe: Recipe) -> list[PlannedRound]:
             f"no {recipe.granularity} of this model can be pruned ({'; '.join(sorted(reasons)[:3]) or 'no layer can'})"
             + ("; set granularity to weight" if recipe.granularity == "unit" else ""),
         )
-    try:
+    with _refusals():
         return plan(sizes, recipe)
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    try:
+        yield
     except RecipeRefused as refused:
         raise _refused(refused.field, str(refused)) from refused
 

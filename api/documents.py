@@ -175,16 +175,33 @@ class RoundDocument(BaseModel):
     num_nonzero: Reported[int | None] = None
     num_parameters_total: Reported[int | None] = None
     num_nonzero_total: Reported[int | None] = None
-    layers: Reported[list[Json] | None] = None
-    metrics: Reported[Json] = Field(description="by split: accuracy, loss; empty where untrained")
-    early_stopping: Reported[Json | None] = None
+    compression_ratio: Reported[float | None] = Field(
+        None, description="all parameters over those that no mask takes away"
+    )
+    num_units: Reported[int | None] = Field(None, description="prunable units, where units are pruned; coupled: once")
+    num_units_kept: Reported[int | None] = None
+    kept_units: Reported[Json | None] = Field(None, description="by layer: the indices of the units that are left")
+    layers: Reported[list[Json] | None] = Field(
+        None, description="name, num_weights, num_nonzero, density (the fraction that the mask keeps)"
+    )
+    metrics: Reported[Json] = Field(
+        description="by split: accuracy and loss, or what the recipe's loss measures; empty where untrained"
+    )
+    early_stopping: Reported[Json | None] = Field(
+        None, description="step, metrics: of the least validation loss, read afterwards"
+    )
+    controls: Reported[Json | None] = Field(
+        None, description="by name: metrics, early_stopping, steps of what was trained beside the round"
+    )
     delta: Json = Field(description="by split: metrics less those of the dense network (round 0)")
     size_bytes: Reported[Json | None] = Field(None, description="dense, sparse: of the files")
     macs: Reported[Json | None] = Field(None, description="dense, effective; 1 MAC = 1 multiply-add, batch 1")
     latency_ms: Reported[Json | None] = Field(None, description="p50, p95, conditions; masks make nothing faster")
-    seconds: Reported[Json | None] = Field(None, description="prune, train, evaluate")
+    seconds: Reported[Json | None] = Field(None, description="prune, train, evaluate; each control's own")
     steps: Reported[int | None] = None
-    pareto: bool = Field(description="no trained round so far is as sparse and more accurate, or the reverse")
+    seed: Reported[int | None] = None
+    invariants: Reported[list[str] | None] = Field(None, description="that were checked in this very run")
+    pareto: bool = Field(description="no trained round so far is as sparse and better on validation, or the reverse")
     artifacts: list[ArtifactDocument]
     created_at: datetime
 

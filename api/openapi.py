@@ -10,7 +10,19 @@ from fastapi.openapi.utils import get_openapi
 from api.problems import PROBLEMS, ProblemDocument
 
 _REF = "#/components/schemas/{model}"
-_FILLED_IN = ("Recipe", "Criterion", "Scope", "Schedule", "BetweenRounds", "Stop", "Training", "Optimizer")
+_FILLED_IN = (
+    "Recipe",
+    "Criterion",
+    "Scope",
+    "FractionSchedule",
+    "OneShotSchedule",
+    "GeometricSchedule",
+    "PolynomialSchedule",
+    "BetweenRounds",
+    "Stop",
+    "Training",
+    "Optimizer",
+)
 
 _ABOUT = """Iterative pruning of neural networks: upload a model and a dataset, post a job, read its rounds.
 

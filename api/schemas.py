@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
-from pruning.recipe import Recipe
+from pruning.recipe import Recipe, refused_at
 from pruning.selection import Gate, Select
+from pruning.training_options import METRICS_OF_LOSS
 from store.queue import INTAKE
 
 ArtifactKind = Literal["model", "masks", "ticket", "sparse", "program"]
@@ -66,3 +68,22 @@ class JobRequest(BaseModel):
     metadata: dict[MetadataKey, MetadataValue] = Field(
         default_factory=dict, max_length=16, description="your own labels, echoed"
     )
+
+    @field_validator("gates")
+    @classmethod
+    def _gates_are_measured(cls, gates: list[Gate], info: ValidationInfo) -> list[Gate]:
+        recipe = info.data.get("recipe")
+        if recipe is None:
+            return gates
+        loss = recipe.training.loss
+        for index, gate in enumerate(gates):
+            if gate.metric not in METRICS_OF_LOSS[loss]:
+                raise refused_at(
+                    (index, "metric"),
+                    PydanticCustomError(
+                        "not_measured",
+                        "with the loss {loss} there is no {metric}; use one of {metrics}",
+                        {"loss": loss, "metric": gate.metric, "metrics": ", ".join(METRICS_OF_LOSS[loss])},
+                    ),
+                )
+        return gates

@@ -96,22 +96,32 @@ class Budget:
         if not competing:
             raise RecipeRefused(("scope", "overrides"), f"no {recipe.granularity} of this model is left to prune")
         budget = Budget(recipe, competing, {name: overrides[name] for name in competing})
-        for layer in competing.values():
-            budget._refuse_small(layer)
+        budget._refuse_min_units()
+        budget._refuse_narrow()
         return budget
 
-    def _refuse_small(self, layer: LayerSize) -> None:
-        granularity, least = self.recipe.granularity, self.overrides[layer.name].min_units
-        if granularity == "unit" and least > layer.size:
-            raise RecipeRefused(
-                ("scope", "overrides", layer.name, "min_units"),
-                f"layer {layer.name} has only {layer.size} units, fewer than min_units {least}",
-            )
-        if granularity in N_OF_M and (len(layer.shape) < 2 or layer.shape[1] % N_OF_M[granularity][1]):
+    def _refuse_min_units(self) -> None:
+        for name, layer in self.layers.items():
+            least = self.overrides[name].min_units
+            if self.recipe.granularity == "unit" and least > layer.size:
+                raise RecipeRefused(
+                    ("scope", "overrides", name, "min_units"),
+                    f"layer {name} has only {layer.size} units, fewer than min_units {least}",
+                )
+
+    def _refuse_narrow(self) -> None:
+        """n:m takes whole groups of m inputs."""
+        if self.recipe.granularity not in N_OF_M:
+            return
+        m = N_OF_M[self.recipe.granularity][1]
+        inputs = {name: layer.shape[1] if len(layer.shape) > 1 else 0 for name, layer in self.layers.items()}
+        narrow = {name: count for name, count in inputs.items() if count == 0 or count % m}
+        if narrow:
+            told = ", ".join(f"{name} ({count})" for name, count in list(narrow.items())[:5])
             raise RecipeRefused(
                 ("granularity",),
-                f"layer {layer.name} has {layer.shape[1] if len(layer.shape) > 1 else 0} inputs, no multiple of "
-                f"{N_OF_M[granularity][1]}; ignore it: scope.overrides.{layer.name}.ignore",
+                f"the inputs of {len(narrow)} of {len(inputs)} layers are no multiple of {m}: {told}; set ignore for "
+                f"each of them, as scope.overrides.{next(iter(narrow))}.ignore, or set granularity to weight",
             )
 
     @property
@@ -180,6 +190,29 @@ class Budget:
         goal = sparsity_after(self.recipe, number) * size
         removed = math.floor(goal) if granularity == "unit" else math.floor(goal + Fraction(1, 2))
         return max(0, removed - (size - remaining))
+
+    def check_goal(self, remaining: Mapping[str, int]) -> None:
+        """
+        Raises:
+            RecipeRefused: `remaining` is what the last round of a schedule left, and `min_units` kept it above the
+                schedule's sparsity.
+        """
+        recipe = self.recipe
+        if recipe.schedule.kind == "fraction" or recipe.granularity != "unit":
+            return
+        goal = recipe.schedule.sparsity
+        shares = {name: (layer.size, remaining[name]) for name, layer in self.layers.items()}
+        if recipe.scope.kind == "global":
+            shares = {"": (self.size, sum(remaining.values()))}
+        for name, (size, left) in shares.items():
+            wanted = size - math.floor(exactly(goal) * size)
+            if left > wanted:
+                whose = f"layer {name}'s" if name else "the network's"
+                raise RecipeRefused(
+                    ("schedule", "sparsity"),
+                    f"sparsity {goal:g} would leave {wanted} of {whose} {size} units, of which min_units keeps {left}; "
+                    "lower it, or min_units (scope.overrides)",
+                )
 
     def _rate(self, name: str) -> Fraction:
         rate = self.overrides[name].rate

@@ -11,11 +11,21 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
+from typing_extensions import TypedDict  # pydantic asks for this one before Python 3.12
 
 from pruning.strategies import STRATEGIES, merge
-from pruning.training_options import Section, Training
+from pruning.training_options import METRICS_OF_LOSS, Section, Training
 
 UNIT_CRITERIA = frozenset({"activation", "apoz"})
 """Criteria that score only units: a single weight has no activation."""
@@ -23,7 +33,11 @@ N_OF_M = {"2:4": (2, 4), "4:8": (4, 8)}
 """Granularities of which n of every m neighbouring weights stay."""
 
 MAX_ROUNDS = 200
-_UNKNOWN_SCHEDULE = "schedule.kind must be fraction, one_shot, geometric or polynomial"
+
+
+def refused_at(field: tuple[str | int, ...], error: PydanticCustomError) -> ValidationError:
+    """To be raised in a validator: the error of a field within what it validates, told as that field's own."""
+    return ValidationError.from_exception_data("recipe", [InitErrorDetails(type=error, loc=field, input=None)])
 
 
 class Criterion(Section):
@@ -54,11 +68,14 @@ class Scope(Section):
         if self.kind in ("global", "erk"):
             for layer, override in self.overrides.items():
                 if override.rate is not None:
-                    raise PydanticCustomError(
-                        "rate_needs_layerwise",
-                        "overrides.{layer}.rate has no meaning where all layers share one count; "
-                        "set scope.kind to layerwise, or use ignore",
-                        {"layer": layer},
+                    raise refused_at(
+                        ("overrides", layer, "rate"),
+                        PydanticCustomError(
+                            "rate_needs_layerwise",
+                            "overrides.{layer}.rate has no meaning where all layers share one count; "
+                            "set scope.kind to layerwise, or use ignore",
+                            {"layer": layer},
+                        ),
                     )
         return self
 
@@ -95,16 +112,29 @@ class PolynomialSchedule(Section):
     power: float = Field(3.0, gt=0, le=10)
 
 
-def _kind_of(given: Any) -> str:
-    return str(given.get("kind", "fraction") if isinstance(given, dict) else given.kind)
+class _Kind(TypedDict, total=False):
+    kind: Literal["fraction", "one_shot", "geometric", "polynomial"]
 
 
+_KIND: TypeAdapter[_Kind] = TypeAdapter(_Kind)
+
+
+def _of_its_kind(given: Any) -> Any:
+    """What is wrong with a schedule is told of its own kind alone, and not of every kind that there is."""
+    if isinstance(given, BaseModel):
+        return given
+    return _SCHEDULES[_KIND.validate_python(given).get("kind", "fraction")].model_validate(given)
+
+
+_SCHEDULES: dict[str, type[FractionSchedule | OneShotSchedule | GeometricSchedule | PolynomialSchedule]] = {
+    "fraction": FractionSchedule,
+    "one_shot": OneShotSchedule,
+    "geometric": GeometricSchedule,
+    "polynomial": PolynomialSchedule,
+}
+SCHEDULE_KINDS = tuple(_SCHEDULES)
 Schedule = Annotated[
-    Annotated[FractionSchedule, Tag("fraction")]
-    | Annotated[OneShotSchedule, Tag("one_shot")]
-    | Annotated[GeometricSchedule, Tag("geometric")]
-    | Annotated[PolynomialSchedule, Tag("polynomial")],
-    Discriminator(_kind_of, custom_error_type="unknown_schedule", custom_error_message=_UNKNOWN_SCHEDULE),
+    FractionSchedule | OneShotSchedule | GeometricSchedule | PolynomialSchedule, BeforeValidator(_of_its_kind)
 ]
 
 
@@ -162,7 +192,9 @@ class Stop(Section):
     sparsity: float | None = Field(None, gt=0, lt=1, description="fraction removed")
     accuracy_floor: AccuracyFloor | None = None
     seconds: float | None = Field(None, gt=0, description="that the rounds took, evaluations included")
-    patience: int | None = Field(None, ge=1, description="rounds in a row without a better validation accuracy")
+    patience: int | None = Field(
+        None, ge=1, description="rounds in a row without a better validation accuracy (loss, where there is none)"
+    )
 
     @property
     def says_nothing(self) -> bool:
@@ -245,7 +277,7 @@ class Recipe(Section):
     @field_validator("schedule")
     @classmethod
     def _schedule_fits(cls, schedule: Any, info: ValidationInfo) -> Any:
-        granularity, scope = info.data.get("granularity"), info.data.get("scope")
+        granularity = info.data.get("granularity")
         if granularity in N_OF_M:
             n, m = N_OF_M[granularity]
             if schedule.kind != "one_shot" or schedule.sparsity != 1 - n / m:
@@ -254,14 +286,6 @@ class Recipe(Section):
                     "{granularity} is reached at once; set schedule to one_shot with sparsity {sparsity}",
                     {"granularity": granularity, "sparsity": 1 - n / m},
                 )
-        if scope is not None and schedule.kind != "fraction":
-            for layer, override in scope.overrides.items():
-                if override.rate is not None:
-                    raise PydanticCustomError(
-                        "rate_of_a_fraction",
-                        "scope.overrides.{layer}.rate multiplies a fraction, which {kind} does not have; leave it out",
-                        {"layer": layer, "kind": schedule.kind},
-                    )
         return schedule
 
     @field_validator("stop")
@@ -275,25 +299,77 @@ class Recipe(Section):
             )
         goal = getattr(schedule, "sparsity", None)
         if stop.sparsity is not None and goal is not None and stop.sparsity > goal:
-            raise PydanticCustomError(
-                "stop_behind_schedule",
-                "stop.sparsity {stop} is more than the schedule's {goal}, which ends there; leave it out",
-                {"stop": stop.sparsity, "goal": goal},
+            raise refused_at(
+                ("sparsity",),
+                PydanticCustomError(
+                    "stop_behind_schedule",
+                    "stop.sparsity {stop} is more than the schedule's {goal}, which ends there; leave it out",
+                    {"stop": stop.sparsity, "goal": goal},
+                ),
+            )
+        rounds = getattr(schedule, "rounds", None)
+        if stop.rounds is not None and rounds is not None and stop.rounds < rounds:
+            raise refused_at(
+                ("rounds",),
+                PydanticCustomError(
+                    "stop_before_schedule",
+                    "stop.rounds {stop} ends the job before the schedule's {rounds} rounds reach their sparsity; "
+                    "set schedule.rounds to {stop}, or leave stop.rounds out",
+                    {"stop": stop.rounds, "rounds": rounds},
+                ),
             )
         return stop
+
+    @model_validator(mode="after")
+    def _rates_multiply_a_fraction(self) -> Self:
+        if self.schedule.kind != "fraction":
+            for layer, override in self.scope.overrides.items():
+                if override.rate is not None:
+                    raise refused_at(
+                        ("scope", "overrides", layer, "rate"),
+                        PydanticCustomError(
+                            "rate_of_a_fraction",
+                            "scope.overrides.{layer}.rate multiplies a fraction, which the schedule {kind} does not "
+                            "have; set it to null",
+                            {"layer": layer, "kind": self.schedule.kind},
+                        ),
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _floor_is_of_an_accuracy(self) -> Self:
+        metrics = METRICS_OF_LOSS[self.training.loss]
+        if self.stop.accuracy_floor is not None and "accuracy" not in metrics:
+            raise refused_at(
+                ("stop", "accuracy_floor"),
+                PydanticCustomError(
+                    "no_accuracy",
+                    "with the loss {loss} there is no accuracy (but {metrics}); set stop.accuracy_floor to null, and "
+                    "end the job by rounds, sparsity, seconds or patience; gates may ask for the other metrics",
+                    {"loss": self.training.loss, "metrics": ", ".join(metrics)},
+                ),
+            )
+        return self
 
     @model_validator(mode="after")
     def _steps_lie_within(self) -> Self:
         step, steps = self.between_rounds.step, self.training.steps
         if step is not None and steps is not None and step >= steps:
-            raise PydanticCustomError(
-                "rewind_behind_the_end",
-                "between_rounds.step {step} lies behind the {steps} steps that a round trains; lower it",
-                {"step": step, "steps": steps},
+            raise refused_at(
+                ("between_rounds", "step"),
+                PydanticCustomError(
+                    "rewind_behind_the_end",
+                    "between_rounds.step {step} lies behind the {steps} steps that a round trains; lower it",
+                    {"step": step, "steps": steps},
+                ),
             )
         if self.finally_.weights == "rewind" and self.between_rounds.step is None:
-            raise PydanticCustomError(
-                "rewind_needs_step", "finally.weights rewind needs between_rounds.step; use reset, or rewind there too"
+            raise refused_at(
+                ("finally", "weights"),
+                PydanticCustomError(
+                    "rewind_needs_step",
+                    "finally.weights rewind needs between_rounds.step; use reset, or rewind there too",
+                ),
             )
         return self
 

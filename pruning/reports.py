@@ -37,6 +37,7 @@ def round_report(round_: Round, model: nn.Module) -> dict[str, Any]:
         "num_parameters": sum(layer["num_weights"] for layer in layers),
         "num_nonzero": sum(layer["num_nonzero"] for layer in layers),
         **parameter_totals(model),
+        "compression_ratio": compression_ratio(model, round_.masks),
         "layers": layers,
         "metrics": round_.metrics,
         "early_stopping": round_.early_stopping,
@@ -44,6 +45,7 @@ def round_report(round_: Round, model: nn.Module) -> dict[str, Any]:
         "latency_ms": latency_ms(model, input_shape),
         "steps": round_.steps,
         "seconds": round_.seconds,
+        "seed": round_.seed,
         "controls": round_.controls,
         "invariants": list(INVARIANTS),
     }
@@ -53,10 +55,10 @@ def round_report(round_: Round, model: nn.Module) -> dict[str, Any]:
 
 
 def layer_table(model: nn.Module, masks: Mapping[str, Tensor]) -> list[dict[str, Any]]:
-    """[{"name", "num_weights", "num_nonzero"}] of every layer whose weight has a mask, tied weights once.
+    """[{"name", "num_weights", "num_nonzero", "density"}] of every layer whose weight has a mask, tied weights once.
 
-    Layers that the recipe ignores have no mask and no row. A kept weight that happens to be zero is not counted as
-    non-zero.
+    Layers that the recipe ignores have no mask and no row. `density` is the fraction that the mask keeps; a kept weight
+    that happens to be zero is not counted as non-zero.
     """
     table, seen = [], set()
     first_name = canonical_names(model)
@@ -66,8 +68,15 @@ def layer_table(model: nn.Module, masks: Mapping[str, Tensor]) -> list[dict[str,
         weight = first_name[f"{path}.weight"]
         if weight in masks and weight not in seen:
             seen.add(weight)
-            kept = (module.weight.detach() != 0) & masks[weight]
-            table.append({"name": path, "num_weights": kept.numel(), "num_nonzero": int(kept.sum())})
+            mask = masks[weight]
+            table.append(
+                {
+                    "name": path,
+                    "num_weights": mask.numel(),
+                    "num_nonzero": int(((module.weight.detach() != 0) & mask).sum()),
+                    "density": int(mask.sum()) / mask.numel(),
+                }
+            )
     return table
 
 
@@ -78,6 +87,13 @@ def parameter_totals(model: nn.Module) -> dict[str, int]:
         "num_parameters_total": sum(parameter.numel() for parameter in parameters),
         "num_nonzero_total": sum(int(parameter.count_nonzero()) for parameter in parameters),
     }
+
+
+def compression_ratio(model: nn.Module, masks: Mapping[str, Tensor]) -> float:
+    """All parameters over those that no mask takes away (Blalock et al. 2020, section 2); 1 for the dense network."""
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    total, gone = sum(sizes.values()), sum(int((~mask).sum()) for name, mask in masks.items() if name in sizes)
+    return total / (total - gone)
 
 
 def removal_report(

@@ -34,9 +34,11 @@ class Round:
         masks: bool, of every parameter that is pruned; tied weights under every key.
         ticket: the first weights and buffers under the mask.
         units: None where single weights are pruned.
-        metrics: {"train" | "validation" | "test": {"accuracy", "loss"}}; empty where untrained.
+        metrics: {"train" | "validation" | "test": {"loss", ...}}, as the recipe's loss measures; empty where untrained.
         early_stopping: {"step", "metrics"} of the least validation loss seen; None where untrained.
-        seconds: {"prune", "train", "evaluate"}; `train` is without the evaluations on the way.
+        seconds: {"prune", "train", "evaluate"}; `train` is without the evaluations on the way. Each control adds its
+            own, under its name.
+        seed: of the job; all that is drawn at random comes from it.
         controls: by name, {"metrics", "early_stopping", "steps"} of what was trained beside the round.
         optimizer: the optimiser's state after training, where the recipe keeps it; else None.
     """
@@ -53,6 +55,7 @@ class Round:
     early_stopping: dict[str, Any] | None
     steps: int
     seconds: dict[str, float]
+    seed: int
     controls: dict[str, dict[str, Any]] = field(default_factory=dict)
     optimizer: State | None = None
 

@@ -13,7 +13,7 @@ from typing import Any
 from pruning.budgets import Budget, LayerSize, RecipeRefused, num_scheduled
 from pruning.recipe import MAX_ROUNDS, Recipe
 
-__all__ = ["LayerSize", "PlannedRound", "RecipeRefused", "layer_sizes", "most_rounds", "plan"]
+__all__ = ["LayerSize", "PlannedRound", "RecipeRefused", "check_rewind", "layer_sizes", "most_rounds", "plan"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,19 @@ def most_rounds(recipe: Recipe) -> int:
     return min(recipe.stop.rounds or MAX_ROUNDS, num_scheduled(recipe) or MAX_ROUNDS)
 
 
+def check_rewind(recipe: Recipe, num_steps: int) -> None:
+    """
+    Raises:
+        RecipeRefused: a round trains `num_steps` steps (or fewer), and none of them is the one to rewind to.
+    """
+    step = recipe.between_rounds.step
+    if step is not None and step >= num_steps:
+        raise RecipeRefused(
+            ("between_rounds", "step"),
+            f"step {step} lies behind the {num_steps} steps that a round trains; lower it, or train longer",
+        )
+
+
 def plan(layers: Sequence[LayerSize], recipe: Recipe) -> list[PlannedRound]:
     """The rounds of a job on a model with these layers, round 0 first, if no accuracy floor ends it before.
 
@@ -50,7 +63,8 @@ def plan(layers: Sequence[LayerSize], recipe: Recipe) -> list[PlannedRound]:
     prune.
 
     Raises:
-        RecipeRefused: an override names no layer, or the target sparsity is out of reach.
+        RecipeRefused: an override names no layer, a layer is too small or too narrow, or the target sparsity is out of
+            reach.
     """
     target, budget = recipe.stop.sparsity, Budget.of(recipe, layers)
     planned: list[PlannedRound] = []
@@ -60,6 +74,7 @@ def plan(layers: Sequence[LayerSize], recipe: Recipe) -> list[PlannedRound]:
             return planned
     if target is not None:
         _refuse_target(target, planned[-1], budget)
+    budget.check_goal(planned[-1].remaining)
     return planned
 
 
@@ -76,10 +91,10 @@ def _rounds(budget: Budget, limit: int) -> Iterator[PlannedRound]:
 
 def _refuse_target(target: float, last: PlannedRound, budget: Budget) -> None:
     recipe = budget.recipe
-    if recipe.schedule.kind != "fraction":
-        remedy = "nothing more can be pruned there; lower it"
-    elif last.number < most_rounds(recipe):
+    if recipe.schedule.kind != "fraction" or last.number < most_rounds(recipe):
         remedy = "nothing more can be pruned there; lower stop.sparsity"
+        if recipe.granularity == "unit":
+            remedy += ", or min_units, which keep what is left (scope.overrides)"
     else:
         needed = next((r.number for r in _rounds(budget, MAX_ROUNDS) if r.sparsity >= target), None)
         remedy = (

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -30,7 +30,9 @@ COMPARE: dict[str, Callable[[float, float], bool]] = {
 class Gate(Section):
     """A condition on the selected round; a job whose gate is missed succeeds with conclusion `gate_failed`."""
 
-    metric: Literal["accuracy", "loss"]
+    metric: Literal["accuracy", "loss", "f1", "mae", "r2", "perplexity"] = Field(
+        description="that the recipe's loss measures: see METRICS_OF_LOSS"
+    )
     split: Literal["validation"] = "validation"
     op: Literal[">=", ">", "<=", "<"] = ">="
     value: float = Field(allow_inf_nan=False)
@@ -55,15 +57,14 @@ class RoundRecord:
     seconds: float = field(default=0.0, compare=False)
 
 
-def quality(round_: RoundRecord) -> float:
-    """What is better is more: the accuracy, or the negative loss where the task has none."""
-    validation = round_.validation
+def quality(validation: Mapping[str, float]) -> float:
+    """What is better is more: the accuracy, or the negative loss where the task has none; of nothing, -inf."""
     return validation["accuracy"] if "accuracy" in validation else -validation.get("loss", math.inf)
 
 
 def rounds_without_progress(rounds: Sequence[RoundRecord]) -> int:
     """How many of the last rounds have brought no better validation metric than all before them."""
-    best = max(range(len(rounds)), key=lambda index: (quality(rounds[index]), -index))
+    best = max(range(len(rounds)), key=lambda index: (quality(rounds[index].validation), -index))
     return len(rounds) - 1 - best
 
 
@@ -96,10 +97,10 @@ def select_round(
 ) -> tuple[RoundRecord, bool]:
     """(the round to return, whether it passed its gates). `rounds` in order of position, round 0 first.
 
-    Candidates are the trained rounds above the floor (with `on_floor: literal`, the last one run stands as well).
-    Among those that pass every gate, `smallest_passing` takes the sparsest, `best` the most accurate, `last` the last;
-    between equals, the later one. Where none passes, the same choice among the candidates is returned with False. A
-    dense network that misses an absolute floor is returned with False, whatever came after it.
+    Candidates are the trained rounds above the floor (with `on_floor: literal`, the last one run stands as well). Among
+    those that pass every gate, `smallest_passing` takes the sparsest, `best` that of the most `quality`, `last` the
+    last; between equals, the later one. Where none passes, the same choice among the candidates is returned with False.
+    A dense network that misses an absolute floor is returned with False, whatever came after it.
     """
     dense = rounds[0]
     if not passes_floor(dense, dense, floor):
@@ -121,5 +122,5 @@ def _choose(candidates: Sequence[RoundRecord], select: Select) -> RoundRecord:
     if select == "smallest_passing":
         return max(candidates, key=lambda r: (r.sparsity, r.position))
     if select == "best":
-        return max(candidates, key=lambda r: (quality(r), r.position))
+        return max(candidates, key=lambda r: (quality(r.validation), r.position))
     return max(candidates, key=lambda r: r.position)

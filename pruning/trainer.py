@@ -18,9 +18,9 @@ from pruning.masks import MaskError, Masks, apply_masks
 from pruning.recipe import Recipe
 from pruning.rewinding import REWINDS, Origins, State, reinit, restore, snapshot
 from pruning.rounds import Round, Stored
-from pruning.schedules import most_rounds
+from pruning.schedules import check_rewind, most_rounds
 from pruning.selection import RoundRecord
-from pruning.training import Diverged, Metrics, Trained, epochs_of, evaluate, train
+from pruning.training import Diverged, Metrics, Trained, epochs_of, evaluate, steps_of, train
 
 if TYPE_CHECKING:
     from pruning.pruner import Pruner
@@ -47,6 +47,7 @@ class Trainer:
         examples = self.dataset.train.on_device(self.dataset.train.inputs[:2])
         self.example = preprocessor(recipe.training.preprocessing, examples)(examples)
         self._recipe, self._progress = recipe, progress
+        check_rewind(recipe, steps_of(recipe.training, len(self.dataset.train), self.model))
         self._teacher: nn.Module | None = None
 
     def learn_origins(self, load: Callable[[int], Stored]) -> None:
@@ -125,6 +126,7 @@ class Trainer:
                 "train": trained_at - started - evaluate_seconds,
                 "evaluate": time.perf_counter() - trained_at + evaluate_seconds,
             },
+            seed=self._recipe.seed,
             optimizer=trained.optimizer_state if trained else None,
         )
 

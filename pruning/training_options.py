@@ -18,6 +18,14 @@ LOSSES_OF_TASK: dict[str, tuple[LossName, ...]] = {
 """The losses that a dataset's task allows, the first the likeliest. The task is read from the targets: see
 `pruning.data.task_of`."""
 
+METRICS_OF_LOSS: dict[LossName, tuple[str, ...]] = {
+    "cross_entropy": ("accuracy", "loss"),
+    "binary_cross_entropy": ("accuracy", "f1", "loss"),
+    "mse": ("loss", "mae", "r2"),
+    "next_token": ("accuracy", "loss", "perplexity"),
+}
+"""What is measured of every split: see `pruning.losses`."""
+
 TASK_OF_LOSS: dict[str, str] = {loss: task for task, losses in LOSSES_OF_TASK.items() for loss in losses}
 
 

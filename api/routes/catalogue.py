@@ -15,10 +15,10 @@ from api.pages import Page
 from api.schemas import ArtifactKind
 from api.services import Here
 from pruning.formats.names import ARCHITECTURE_NAMES
-from pruning.recipe import MAX_ROUNDS, BetweenRounds, Criterion, Recipe, Scope
+from pruning.recipe import MAX_ROUNDS, SCHEDULE_KINDS, BetweenRounds, Criterion, Recipe, Scope
 from pruning.selection import Select
 from pruning.strategies import STRATEGIES
-from pruning.training_options import LearningRate, Optimizer
+from pruning.training_options import METRICS_OF_LOSS, LearningRate, Optimizer
 
 router = APIRouter(tags=["catalogue"], route_class=KeyedRoute)
 
@@ -46,10 +46,12 @@ async def get_capabilities(services: Here) -> dict[str, Any]:
         "criteria": _choices(Criterion, "name"),
         "granularities": _choices(Recipe, "granularity"),
         "scopes": _choices(Scope, "kind"),
-        "schedules": ("fraction", "one_shot", "geometric", "polynomial"),
+        "schedules": SCHEDULE_KINDS,
         "between_rounds": _choices(BetweenRounds, "weights"),
         "optimizers": _choices(Optimizer, "name"),
         "learning_rates": _choices(LearningRate, "kind"),
+        "losses": METRICS_OF_LOSS,
+        "controls": get_args(get_args(Recipe.model_fields["controls"].annotation)[0]),
         "select": get_args(Select),
         "artifacts": get_args(ArtifactKind),
         "default_pool": services.settings.default_pool,

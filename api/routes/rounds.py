@@ -15,6 +15,7 @@ from api.pages import Page, RowId, found, missing
 from api.problems import EVERYWHERE, documented
 from api.routes.artifacts import artifact_document
 from api.services import Here
+from pruning.selection import quality
 from store import jobs, listing
 from store.tables import Job, Round
 
@@ -73,20 +74,18 @@ def delta(metrics: dict[str, Any], dense: dict[str, Any]) -> dict[str, dict[str,
 
 
 def pareto_front(rounds: Sequence[Round]) -> set[int]:
-    """Positions of the trained rounds that no other beats: none is at least as sparse and as accurate (validation),
-    and better in one of the two. Rounds that are equal in both stand on the front together."""
+    """Positions of the trained rounds that no other beats: none is at least as sparse and as good (`quality` of its
+    validation metrics), and better in one of the two. Rounds that are equal in both stand on the front together."""
     measured = [
-        (round_.sparsity, round_.report["metrics"]["validation"]["accuracy"], round_.position)
+        (round_.sparsity, quality(round_.report["metrics"]["validation"]), round_.position)
         for round_ in rounds
-        if "accuracy" in round_.report["metrics"].get("validation", {})
+        if round_.report["metrics"].get("validation")
     ]
     return {
         position
-        for sparsity, accuracy, position in measured
+        for sparsity, good, position in measured
         if not any(
-            other_sparsity >= sparsity
-            and other_accuracy >= accuracy
-            and (other_sparsity, other_accuracy) != (sparsity, accuracy)
-            for other_sparsity, other_accuracy, _ in measured
+            other_sparsity >= sparsity and other_good >= good and (other_sparsity, other_good) != (sparsity, good)
+            for other_sparsity, other_good, _ in measured
         )
     }

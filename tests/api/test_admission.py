@@ -47,6 +47,12 @@ def recipe(**sections: Any) -> dict[str, Any]:
     return {"recipe": {"strategy": "lottery_ticket_reset", **sections}}
 
 
+HALF = {"kind": "one_shot", "sparsity": 0.5}
+NEVER = {"rounds": None}
+ALL_ALIKE = {"overrides": {"output": {"rate": None}}}
+UNITS = {"granularity": "unit", "criterion": {"name": "activation"}}
+
+
 def test_a_body_that_is_not_refused_leaves_its_row(refuses: Refuses, body: dict[str, Any]) -> None:
     """The fixture sees what it says it sees."""
     with pytest.raises(AssertionError, match="201"):
@@ -64,17 +70,52 @@ def test_fields_that_are_wrong(refuses: Refuses, body: dict[str, Any], subtests:
         (recipe(surprise=1), "/recipe/surprise", "Extra inputs"),
         (recipe(schedule={"fraction": 1}), "/recipe/schedule/fraction", "less than 1"),
         (recipe(schedule={"kind": "odd", "fraction": 0.1}), "/recipe/schedule/kind", "'fraction'"),
+        (recipe(schedule={"kind": "one_shot", "sparsity": 2}), "/recipe/schedule/sparsity", "less than 1"),
+        (recipe(schedule={**HALF, "fraction": 0.1}), "/recipe/schedule/fraction", "Extra inputs"),
+        (recipe(schedule={"kind": "geometric", "sparsity": 0.5}), "/recipe/schedule/rounds", "required"),
+        (recipe(schedule="one_shot"), "/recipe/schedule", "dictionary"),
         (recipe(criterion={"name": "activation"}), "/recipe/granularity", "set granularity to unit"),
+        (
+            recipe(criterion={"name": "apoz"}, granularity="2:4", schedule=HALF, stop=NEVER, scope=ALL_ALIKE),
+            "/recipe/granularity",
+            "set granularity to unit",
+        ),
+        (recipe(granularity="2:4"), "/recipe/schedule", "set schedule to one_shot with sparsity 0.5"),
+        (recipe(granularity="2:4", scope={"kind": "global"}), "/recipe/scope", "set scope.kind to layerwise"),
+        (recipe(schedule=HALF), "/recipe/scope/overrides/output/rate", "set it to null"),
+        (
+            recipe(scope={"kind": "erk", "overrides": {"fc1": {"rate": 2}}}),
+            "/recipe/scope/overrides/fc1/rate",
+            "set scope.kind to layerwise",
+        ),
+        (recipe(strategy="dropnet", scope={"kind": "row"}), "/recipe/scope", "set it to layerwise or global"),
+        (recipe(between_rounds={"weights": "rewind"}), "/recipe/between_rounds", "set step"),
+        (recipe(between_rounds={"step": 5}), "/recipe/between_rounds", "leave it out"),
+        (recipe(strategy="rewind", training={"steps": 100}), "/recipe/between_rounds/step", "lower it"),
+        (recipe(**{"finally": {"weights": "rewind"}}), "/recipe/finally/weights", "use reset"),
+        (recipe(controls=["random_weights"]), "/recipe/controls/0", "'random_mask'"),
+        (recipe(training={"optimizer": {"momentum": 0.9}}), "/recipe/training/optimizer", "leave them out"),
+        (recipe(training={"learning_rate": {"kind": "linear"}}), "/recipe/training/learning_rate/kind", "'cosine'"),
+        (recipe(training={"learning_rate": {"warmup_steps": 2000}}), "/recipe/training", "lower it below steps"),
+        (recipe(training={"loss": "mse", "label_smoothing": 0.1}), "/recipe/training", "leave label_smoothing out"),
         (recipe(training={"steps": 0}), "/recipe/training/steps", "greater than"),
         (recipe(training={"steps": 1, "epochs": 1}), "/recipe/training", "exactly one of steps and epochs"),
         (recipe(training={"preprocessing": {"mean": "a"}}), "/recipe/training/preprocessing/mean", "number"),
         (recipe(training={"preprocessing": {"std": [1, 0]}}), "/recipe/training/preprocessing/std", "greater than 0"),
         (recipe(training={"preprocessing": {"std": [1, "a"]}}), "/recipe/training/preprocessing/std", "number"),
         (recipe(stop={"rounds": None}), "/recipe/stop", "nothing would end the job"),
+        (recipe(stop={"rounds": 201}), "/recipe/stop/rounds", "200"),
+        (recipe(strategy="snip", stop={"sparsity": 0.95}), "/recipe/stop/sparsity", "more than the schedule's 0.9"),
+        (recipe(strategy="gradual", stop={"rounds": 19}), "/recipe/stop/rounds", "set schedule.rounds to 19"),
         (recipe(stop={"accuracy_floor": {"factor": 1, "value": 0.5}}), "/recipe/stop/accuracy_floor", "not both"),
         (recipe(scope={"overrides": {"fc1": {"rate": -1}}}), "/recipe/scope/overrides/fc1/rate", "greater than 0"),
         (recipe(**{"finally": {"weights": "odd"}}), "/recipe/finally/weights", "'none'"),
-        ({"gates": [{"metric": "accuracy", "value": 1}, {"metric": "f1", "value": 1}]}, "/gates/1/metric", "'loss'"),
+        ({"gates": [{"metric": "accuracy", "value": 1}, {"metric": "auc", "value": 1}]}, "/gates/1/metric", "'loss'"),
+        (
+            {"gates": [{"metric": "accuracy", "value": 1}, {"metric": "f1", "value": 1}]},
+            "/gates/1/metric",
+            "there is no f1; use one of accuracy, loss",
+        ),
         ({"gates": [{"metric": "accuracy", "value": 0.9, "split": "test"}]}, "/gates/0/split", "'validation'"),
         ({"select": "first"}, "/select", "'best'"),
         ({"pool": "no pool"}, "/pool", "pattern"),
@@ -118,6 +159,8 @@ def test_recipes_that_cannot_work_on_this_model(
     refuses: Refuses, body: dict[str, Any], subtests: pytest.Subtests
 ) -> None:
     ignored = {"fc1": {"ignore": True}, "fc2": {"ignore": True}}
+    nine = {"overrides": {"output": {"rate": None}, "fc1": {"min_units": 9}}}
+    n_of_m = {"schedule": HALF, "stop": NEVER, "scope": ALL_ALIKE}
     for sections, param, word in [
         ({"stop": {"sparsity": 0.99}}, "/recipe/stop/sparsity", "set stop.rounds to 27 or more"),
         ({"stop": {"rounds": None, "sparsity": 0.9999}}, "/recipe/stop/sparsity", "lower stop.sparsity"),
@@ -134,6 +177,24 @@ def test_recipes_that_cannot_work_on_this_model(
             "/recipe/scope/overrides/fc1/min_units",
             "only 30 units",
         ),
+        ({"granularity": "2:4", **n_of_m}, "/recipe/granularity", "no multiple of 4: fc2 (30); set ignore"),
+        ({"granularity": "4:8", **n_of_m}, "/recipe/granularity", "no multiple of 8: fc2 (30); set ignore"),
+        (
+            {**UNITS, "scope": nine, "schedule": {"kind": "one_shot", "sparsity": 0.8}, "stop": NEVER},
+            "/recipe/schedule/sparsity",
+            "would leave 6 of layer fc1's 30 units, of which min_units keeps 9; lower it, or min_units",
+        ),
+        (
+            {**UNITS, "scope": nine, "stop": {"rounds": None, "sparsity": 0.8}},
+            "/recipe/stop/sparsity",
+            "round 6 ends at 0.7000; nothing more can be pruned there; lower stop.sparsity, or min_units",
+        ),
+        ({"stop": {"rounds": 2, "sparsity": 0.5}}, "/recipe/stop/sparsity", "set stop.rounds to 4 or more"),
+        (
+            {"strategy": "rewind", "between_rounds": {"step": 34}, "training": {"epochs": 2}},
+            "/recipe/between_rounds/step",
+            "step 34 lies behind the 34 steps",
+        ),
     ]:
         with subtests.test(sections=sections):
             problem = refuses({**body, **recipe(**sections)}, 422, "recipe_refused", param)
@@ -147,7 +208,23 @@ def test_the_remedies_work(client: TestClient, body: dict[str, Any], subtests: p
         {"scope": {"overrides": {"fc1": {"ignore": True}}}},
         {"training": {"batch_size": 1000}},
         {"training": {"preprocessing": {"mean": [0.1]}}},
-        {"granularity": "unit", "criterion": {"name": "activation"}, "scope": {"overrides": {"fc1": {"min_units": 9}}}},
+        {**UNITS, "scope": {"overrides": {"fc1": {"min_units": 9}}}},
+        {**UNITS, "scope": {"overrides": {"fc1": {"min_units": 9}}}, "stop": {"rounds": None, "sparsity": 0.7}},
+        {
+            **UNITS,
+            "scope": {"overrides": {"output": {"rate": None}, "fc1": {"min_units": 6}}},
+            "schedule": {"kind": "one_shot", "sparsity": 0.8},
+            "stop": NEVER,
+        },
+        {
+            "granularity": "2:4",
+            "schedule": HALF,
+            "scope": {"overrides": {"output": {"rate": None}, "fc2": {"ignore": True}}},
+        },
+        {"strategy": "gradual", "stop": {"rounds": 19}, "schedule": {"rounds": 19}},
+        {"stop": {"rounds": 4, "sparsity": 0.5}},
+        {"strategy": "rewind", "between_rounds": {"step": 33}, "training": {"epochs": 2}},
+        {"strategy": "rewind", "training": {"steps": 101}},
     ):
         with subtests.test(sections=sections):
             assert client.post("/v1/jobs", json={**body, **recipe(**sections)}).status_code == 201
@@ -203,6 +280,41 @@ def test_losses_that_do_not_fit_the_targets(
             assert f"set it to {remedy}" in problem["detail"]
             mended = {**body, **recipe(training={"loss": remedy.split(" ")[0]})}
             assert client.post("/v1/jobs", json=mended).status_code == 201
+
+
+def test_what_needs_an_accuracy_where_there_is_none(
+    client: TestClient, refuses: Refuses, bench: Any, body: dict[str, Any], subtests: pytest.Subtests
+) -> None:
+    """No floor and no gate reads a metric that the recipe's loss does not measure; choices take the loss instead."""
+    numbers = {"task": "regression", "target_shape": [10], "num_classes": None}
+    body["dataset"] = bench.dataset(bench.dataset_report(**numbers)).id
+    mse = {"training": {"loss": "mse"}}
+    floor = {"accuracy_floor": {"factor": 0.9}}
+    at_floor, at_gate = "/recipe/stop/accuracy_floor", "/gates/0/metric"
+    for changes, param, word in [
+        (recipe(**mse, stop=floor), at_floor, "set stop.accuracy_floor to null"),
+        (recipe(**mse, strategy="dropnet"), at_floor, "(but loss, mae, r2)"),
+        ({**recipe(**mse), "gates": [{"metric": "accuracy", "value": 0.9}]}, at_gate, "use one of loss, mae, r2"),
+        ({**recipe(**mse), "gates": [{"metric": "perplexity", "value": 9}]}, at_gate, "use one of loss, mae, r2"),
+    ]:
+        with subtests.test(changes=changes):
+            assert word in refuses({**body, **changes}, 422, "invalid_request", param)["errors"][0]["message"]
+    for changes in (
+        recipe(**mse, stop={"patience": 2}),
+        recipe(**mse, strategy="dropnet", stop={"accuracy_floor": None}),
+        {**recipe(**mse), "select": "best", "gates": [{"metric": "r2", "value": 0.9}, {"metric": "mae", "value": 9}]},
+    ):
+        with subtests.test(changes=changes):
+            assert client.post("/v1/jobs", json={**body, **changes}).status_code == 201
+
+
+def test_a_criterion_needs_its_data(refuses: Refuses, body: dict[str, Any], subtests: pytest.Subtests) -> None:
+    for strategy in ("wanda", "snip", "grasp", "dropnet", "dropnet_apoz"):
+        with subtests.test(strategy=strategy):
+            given = {**body, **recipe(strategy=strategy)}
+            refuses({**given, "dataset": None}, 422, "invalid_request", "/dataset")
+            del given["dataset"]
+            refuses(given, 422, "invalid_request", "/dataset")
 
 
 def test_outputs_that_do_not_fit_the_targets(
@@ -277,6 +389,13 @@ def test_tokens_are_not_scaled(refuses: Refuses, bench: Any, body: dict[str, Any
     assert client.post("/v1/jobs", json=body).status_code == 201
     recipe = {**body["recipe"], "training": {"preprocessing": {"scale": 0.5}}}
     refuses({**body, "recipe": recipe}, 422, "recipe_refused", "/recipe/training/preprocessing")
+
+
+def test_tokens_are_not_ones(refuses: Refuses, bench: Any, body: dict[str, Any]) -> None:
+    body["model"] = bench.model(bench.model_report(input_dtype="int64")).id
+    body["dataset"] = bench.dataset(bench.dataset_report(input_dtype="int64")).id
+    problem = refuses({**body, **recipe(strategy="synflow")}, 422, "recipe_refused", "/recipe/criterion/name")
+    assert "use snip" in problem["detail"]
 
 
 def test_a_program_is_to_be_exported_again(refuses: Refuses, bench: Any, body: dict[str, Any]) -> None:

@@ -11,8 +11,13 @@ from openapi_spec_validator import validate
 from starlette.testclient import TestClient
 
 from api.problems import PROBLEMS
+from pruning.criteria import CRITERIA
 from pruning.formats.architectures import ARCHITECTURES
 from pruning.formats.names import ARCHITECTURE_NAMES
+from pruning.recipe import Recipe
+from pruning.scopes import SCOPES
+from pruning.strategies import STRATEGIES
+from pruning.training_options import METRICS_OF_LOSS
 
 
 @pytest.fixture
@@ -48,8 +53,71 @@ def test_every_route_of_a_project_says_what_it_refuses_with(document: dict[str, 
 def test_what_a_strategy_fills_in_is_not_required(document: dict[str, Any]) -> None:
     schemas = document["components"]["schemas"]
     assert schemas["JobRequest"]["required"] == ["model", "dataset", "recipe"]
-    for section in ("Recipe", "Criterion", "Training", "Optimizer"):
+    for section in (
+        *("Recipe", "Criterion", "Scope", "BetweenRounds", "Finally", "Stop", "Training", "Optimizer", "LearningRate"),
+        *(f"{kind}Schedule" for kind in ("Fraction", "OneShot", "Geometric", "Polynomial")),
+    ):
         assert "required" not in schemas[section]
+
+
+def values(schema: dict[str, Any]) -> list[str]:
+    return schema["enum"] if "enum" in schema else [schema["const"]]
+
+
+def test_it_lists_every_choice_of_a_recipe(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    for section, field, choices in [
+        (
+            *("Criterion", "name"),
+            ["magnitude", "random", "activation", "apoz", "taylor", "snip", "grasp", "synflow", "wanda"],
+        ),
+        ("Criterion", "keep", ["high", "low"]),
+        ("Recipe", "granularity", ["weight", "unit", "2:4", "4:8"]),
+        ("Scope", "kind", ["layerwise", "global", "row", "erk"]),
+        ("FractionSchedule", "of", ["remaining", "original"]),
+        ("BetweenRounds", "weights", ["reset", "rewind", "continue", "reinit"]),
+        ("BetweenRounds", "learning_rate", ["restart", "rewind", "continue", "constant"]),
+        ("BetweenRounds", "optimizer_state", ["fresh", "keep"]),
+        ("Finally", "weights", ["none", "reset", "rewind", "reinit"]),
+        ("AccuracyFloor", "on_floor", ["last_passing", "literal"]),
+        ("Optimizer", "name", ["sgd", "adam", "adamw"]),
+        ("LearningRate", "kind", ["constant", "step", "cosine", "one_cycle"]),
+        ("Training", "loss", ["cross_entropy", "binary_cross_entropy", "mse", "next_token"]),
+        ("Training", "precision", ["float32", "bfloat16"]),
+        ("Gate", "metric", ["accuracy", "loss", "f1", "mae", "r2", "perplexity"]),
+    ]:
+        assert values(schemas[section]["properties"][field]) == choices
+    schedule = schemas["Recipe"]["properties"]["schedule"]
+    sections = [branch["$ref"].rpartition("/")[2] for branch in schedule["anyOf"]]
+    assert [values(schemas[section]["properties"]["kind"]) for section in sections] == [
+        ["fraction"],
+        ["one_shot"],
+        ["geometric"],
+        ["polynomial"],
+    ]
+    assert schemas["Recipe"]["properties"]["controls"]["items"]["enum"] == ["random_reinit", "random_mask"]
+
+
+def test_it_shows_every_field_of_a_recipe_in_full(document: dict[str, Any]) -> None:
+    """What a job echoes is what a generator's types can hold."""
+    schemas = document["components"]["schemas"]
+
+    def check(value: Any, schema: dict[str, Any]) -> None:
+        if not isinstance(value, dict):
+            return
+        branches = [schemas[branch["$ref"].rpartition("/")[2]] for branch in _branches(schema) if "$ref" in branch]
+        [section] = [s for s in branches if value.keys() == s["properties"].keys()]
+        for field, part in value.items():
+            if field != "overrides":
+                check(part, section["properties"][field])
+
+    for name in STRATEGIES:
+        check(Recipe.model_validate({"strategy": name}).to_json(), {"$ref": "/Recipe"})
+
+
+def _branches(schema: dict[str, Any]) -> list[dict[str, Any]]:
+    branches: list[dict[str, Any]] = schema.get("anyOf") or [schema]
+    return branches
 
 
 def test_uploads_are_files(document: dict[str, Any]) -> None:
@@ -80,15 +148,30 @@ def test_the_names_are_those_of_the_architectures() -> None:
     assert tuple(ARCHITECTURES) == ARCHITECTURE_NAMES
 
 
-def test_catalogue(anonymous: TestClient, client: TestClient) -> None:
+PRESETS = {
+    *("lottery_ticket_reset", "lottery_ticket_continue", "rewind", "learning_rate_rewind", "fine_tune", "gradual"),
+    *("one_shot", "dropnet", "dropnet_layerwise", "dropnet_maximum", "dropnet_random", "dropnet_apoz"),
+    *("random_reinit", "random_mask", "snip", "grasp", "synflow", "wanda"),
+}
+
+
+def test_catalogue(client: TestClient, body: dict[str, Any]) -> None:
     strategies = client.get("/v1/strategies").json()
     assert strategies["object"] == "list"
     by_name = {row["name"]: row for row in strategies["data"]}
-    assert {"lottery_ticket_reset", "lottery_ticket_continue", "dropnet"} <= by_name.keys()
+    assert by_name.keys() == PRESETS
+    assert not strategies["has_more"]
     assert by_name["dropnet"]["defaults"]["granularity"] == "unit"
-    assert by_name["dropnet"]["source"]
+    for name, row in by_name.items():
+        assert row["title"]
+        assert re.search(r"(19|20)\d\d", row["source"]), "who proposed it, and when"
+        assert client.post("/v1/jobs?validate_only=true", json=body | {"recipe": {"strategy": name}}).status_code == 200
+        assert client.post("/v1/jobs?validate_only=true", json=body | {"recipe": row["defaults"]}).status_code == 200
     capabilities = client.get("/v1/capabilities").json()
     assert capabilities["architectures"] == list(ARCHITECTURE_NAMES)
-    assert "magnitude" in capabilities["criteria"]
-    assert capabilities["granularities"] == ["weight", "unit"]
+    assert set(capabilities["strategies"]) == PRESETS
+    assert capabilities["criteria"] == list(CRITERIA)
+    assert capabilities["granularities"] == ["weight", "unit", "2:4", "4:8"]
+    assert capabilities["scopes"] == list(SCOPES)
+    assert capabilities["losses"] == {loss: list(metrics) for loss, metrics in METRICS_OF_LOSS.items()}
     assert capabilities["limits"]["rounds"] == 200

@@ -43,6 +43,18 @@ def test_further_fields_of_a_report_are_passed_on(client: TestClient, posted: Po
     assert (round_["object"], round_["pareto"]) == ("round", True)
 
 
+def test_where_there_is_no_accuracy_the_front_is_of_the_loss(client: TestClient, posted: Posted, bench: Any) -> None:
+    job_id, job = posted()["id"], bench.claim()
+    for position, (loss, sparsity) in enumerate([(0.3, 0.0), (0.2, 0.2), (0.25, 0.36), (0.3, 0.3)]):
+        measured = {"validation": {"loss": loss, "mae": loss, "r2": 1 - loss}}
+        bench.store_round(job, position, None, sparsity, metrics=measured)
+    rounds = client.get(f"/v1/jobs/{job_id}/rounds").json()["data"]
+    assert [round_["pareto"] for round_ in rounds] == [False, True, True, False]
+    assert rounds[1]["delta"]["validation"] == {
+        name: pytest.approx(d) for name, d in {"loss": -0.1, "mae": -0.1, "r2": 0.1}.items()
+    }
+
+
 def test_one_round(client: TestClient, job_id: str, refused: Refused) -> None:
     rounds = client.get(f"/v1/jobs/{job_id}/rounds").json()["data"]
     for name, round_ in zip(("0", "1", "2", "3", "final"), rounds, strict=True):

@@ -15,9 +15,9 @@ from pruning.data import Dataset, Split, place
 from pruning.formats.architectures import build
 from pruning.iterative import prune_iteratively
 from pruning.randomness import global_stream
-from pruning.training_options import Preprocessing
 from pruning.rewinding import snapshot
 from pruning.training import evaluate, train
+from pruning.training_options import Preprocessing
 from worker import machine
 
 pytestmark = [

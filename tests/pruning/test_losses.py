@@ -10,10 +10,12 @@ from torch.nn.functional import cross_entropy
 
 from pruning.data import Dataset, Split, task_of, with_validation
 from pruning.evaluation import evaluate
+from pruning.iterative import prune_iteratively
 from pruning.losses import LOSSES
+from pruning.recipe import Recipe
 from pruning.schedules import RecipeRefused
 from pruning.training import train
-from pruning.training_options import Preprocessing, Training
+from pruning.training_options import METRICS_OF_LOSS, Preprocessing, Training
 
 DRAWS = torch.Generator().manual_seed(5)
 
@@ -121,6 +123,34 @@ def test_each_loss_learns_and_distils_a_toy_problem(loss, metric, least) -> None
     recipe = plan(loss=loss, distillation={"weight": 1.0, "temperature": 2.0})
     train(pupil, {}, dataset, recipe, seed=0, teacher=model.eval())
     assert evaluate(pupil, dataset.validation, Preprocessing(), loss)[metric] > least - 0.05
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_the_table_of_metrics_is_what_is_measured(loss) -> None:
+    """Floors and gates are admitted by it, without torch."""
+    model, dataset = problem(loss)
+    assert sorted(evaluate(model, dataset.train, Preprocessing(), loss)) == sorted(METRICS_OF_LOSS[loss])
+    assert METRICS_OF_LOSS.keys() == LOSSES.keys()
+
+
+@pytest.mark.parametrize("loss", ["mse", "next_token"])
+def test_every_entry_of_a_job_is_measured_by_the_recipes_loss(loss) -> None:
+    model, dataset = problem(loss)
+    recipe = Recipe.model_validate(
+        {
+            "strategy": "lottery_ticket_reset",
+            "training": {"steps": 20, "batch_size": 20, "loss": loss, "evaluate_every_steps": 10},
+            "stop": {"rounds": 2, "patience": 5},
+            "controls": ["random_mask"],
+            "finally": {"weights": "reset", "train": True},
+        }
+    )
+    rounds = list(prune_iteratively(nn.Sequential(model), dataset, recipe))
+    assert [round_.number for round_ in rounds] == [0, 1, 2, None]
+    for round_ in rounds:
+        for metrics in (*round_.metrics.values(), *(c["metrics"]["validation"] for c in round_.controls.values())):
+            assert set(metrics) == set(METRICS_OF_LOSS[loss])
+        assert set(round_.early_stopping["metrics"]) == set(METRICS_OF_LOSS[loss])
 
 
 @pytest.mark.parametrize("loss", LOSSES)

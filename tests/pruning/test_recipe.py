@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from pruning.recipe import Recipe
+from pruning.recipe import OneShotSchedule, Recipe
 from pruning.strategies import STRATEGIES
 
 
@@ -46,3 +46,31 @@ def test_what_is_given_goes_over_the_strategys_row() -> None:
 def test_what_makes_no_sense_is_refused(given, said) -> None:
     with pytest.raises(ValidationError, match=said):
         Recipe.model_validate(given)
+
+
+@pytest.mark.parametrize(
+    ("given", "where"),
+    [
+        ({"scope": {"kind": "global", "overrides": {"a": {"rate": 0.5}}}}, "scope.overrides.a.rate"),
+        ({"schedule": {"kind": "one_shot", "sparsity": 0.5}}, "scope.overrides.output.rate"),
+        ({"schedule": {"kind": "one_shot", "sparsity": 5}}, "schedule.sparsity"),
+        ({"schedule": {"kind": "twice", "sparsity": 0.5}}, "schedule.kind"),
+        ({"schedule": [0.5]}, "schedule"),
+        ({"strategy": "snip", "stop": {"sparsity": 0.95}}, "stop.sparsity"),
+        ({"strategy": "gradual", "stop": {"rounds": 3}}, "stop.rounds"),
+        ({"strategy": "rewind", "training": {"steps": 100}}, "between_rounds.step"),
+        ({"finally": {"weights": "rewind"}}, "finally.weights"),
+        ({"strategy": "dropnet", "training": {"loss": "mse"}}, "stop.accuracy_floor"),
+    ],
+)
+def test_errors_are_told_at_their_field(given, where) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Recipe.model_validate({"strategy": "lottery_ticket_reset"} | given)
+    assert [".".join(map(str, error["loc"])) for error in caught.value.errors()] == [where]
+
+
+def test_sections_may_be_given_as_objects() -> None:
+    recipe = Recipe.model_validate({"strategy": "snip"})
+    assert recipe.schedule == OneShotSchedule(kind="one_shot", sparsity=0.9)
+    parts = {name: getattr(recipe, name) for name in Recipe.model_fields if name != "finally_"}
+    assert Recipe(**parts, finally_=recipe.finally_) == recipe

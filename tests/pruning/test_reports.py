@@ -16,7 +16,7 @@ def test_layer_table_counts_kept_nonzero_weights_of_masked_layers_once(counting_
     mask[1] = False
     table = layer_table(counting_toy, {"fc1.weight": mask})
     # Weight 0 of 0..11 is kept and happens to be zero; fc2 has no mask: ignored.
-    assert table == [{"name": "fc1", "num_weights": 12, "num_nonzero": 8}]
+    assert table == [{"name": "fc1", "num_weights": 12, "num_nonzero": 8, "density": 0.75}]
     assert parameter_totals(counting_toy) == {"num_parameters_total": 26, "num_nonzero_total": 22}
     tied = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     tied[1].weight = tied[0].weight
@@ -59,5 +59,13 @@ def test_a_rounds_report_has_the_promised_shape_and_leaves_the_model(make_datase
     assert (report["num_units"], report["num_units_kept"]) == (226, 113)
     assert set(report["metrics"]) == {"train", "validation", "test"}
     assert set(report["seconds"]) == {"prune", "train", "evaluate"}
+    assert report["seed"] == recipe.seed
+    assert report["invariants"]
+    kept = {row["name"]: row["density"] for row in report["layers"]}
+    assert kept == {name: float(last.masks[f"{name}.weight"].float().mean()) for name in kept}
+    assert min(kept.values()) < 1
+    masked = sum(int((~mask).sum()) for mask in last.masks.values())
+    total = report["num_parameters_total"]
+    assert report["compression_ratio"] == total / (total - masked) > 1.2
     assert report["macs"]["effective"] < report["macs"]["dense"]
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())

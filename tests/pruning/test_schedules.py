@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from pruning.budgets import Budget, count_to_prune, resolve_overrides
+from pruning.iterative import prune_iteratively
 from pruning.recipe import LayerOverride, Recipe, Scope
 from pruning.schedules import LayerSize, RecipeRefused, layer_sizes, plan
 
@@ -115,3 +116,65 @@ def test_an_overrides_rate_is_a_decimal_too() -> None:
     recipe = Recipe.model_validate({"strategy": "lottery_ticket_reset", "schedule": {"fraction": 0.7}})
     budget = Budget.of(recipe, [LayerSize("fc", 10, is_output=True)])  # whose rate is 0.5
     assert budget.by_layer({"fc": 10}, 1) == {"fc": 4}  # 3.5, rounded up
+
+
+ONE_SHOT = {"kind": "one_shot", "sparsity": 0.8}
+
+
+def test_a_goal_below_what_min_units_keep_is_refused(make_recipe) -> None:
+    layers = [LayerSize("a", 10), LayerSize("b", 40)]
+    for kind, layer, word in [
+        ("layerwise", "a", "would leave 2 of layer a's 10 units, of which min_units keeps 5"),
+        ("global", "b", "would leave 10 of the network's 50 units, of which min_units keeps 16"),
+    ]:
+        least = {"a": 5, "b": 15}[layer]
+        scope = {"kind": kind, "overrides": {layer: {"min_units": least}}}
+        for schedule in (ONE_SHOT, {"kind": "geometric", "rounds": 3, "sparsity": 0.8}):
+            recipe = make_recipe(granularity="unit", schedule=schedule, scope=scope, stop={"rounds": None})
+            with pytest.raises(RecipeRefused, match=word) as caught:
+                plan(layers, recipe)
+            assert caught.value.field == ("schedule", "sparsity")
+        fits = {**scope, "overrides": {layer: {"min_units": {"a": 2, "b": 9}[layer]}}}
+        recipe = make_recipe(granularity="unit", schedule=ONE_SHOT, scope=fits, stop={"rounds": None})
+        assert sum(plan(layers, recipe)[-1].remaining.values()) == 10
+
+
+def test_a_network_of_small_layers_that_can_not_all_die(make_recipe) -> None:
+    """Without any override: each layer keeps its last unit."""
+    recipe = make_recipe(granularity="unit", schedule=ONE_SHOT, scope={"kind": "global"}, stop={"rounds": None})
+    with pytest.raises(RecipeRefused, match="of which min_units keeps 3"):
+        plan([LayerSize(name, 2) for name in "abc"], recipe)
+
+
+def test_n_of_m_takes_whole_groups_of_inputs(make_recipe) -> None:
+    layers = [
+        LayerSize("conv", 36, shape=(4, 1, 3, 3)),
+        LayerSize("a", 32, shape=(4, 8)),
+        LayerSize("b", 8, shape=(2, 4)),
+    ]
+    half = {"kind": "one_shot", "sparsity": 0.5}
+    for granularity, narrow in [
+        ("2:4", "1 of 3 layers are no multiple of 4: conv \\(1\\)"),
+        ("4:8", "conv \\(1\\), b \\(4\\)"),
+    ]:
+        with pytest.raises(RecipeRefused, match=narrow) as caught:
+            plan(layers, make_recipe(granularity=granularity, schedule=half, stop={"rounds": None}))
+        assert caught.value.field == ("granularity",)
+    ignored = {"kind": "layerwise", "overrides": {"conv": {"ignore": True}}}
+    recipe = make_recipe(granularity="2:4", schedule=half, scope=ignored, stop={"rounds": None})
+    assert plan(layers, recipe)[-1].remaining == {"a": 16, "b": 4}
+
+
+def test_a_step_that_no_round_reaches_is_refused_before_any_training(toy_conv, make_dataset, make_recipe) -> None:
+    """Of epochs only the examples say how many steps they are: 40 in batches of 16 are three."""
+    told: list[tuple] = []
+    dataset = make_dataset((1, 4, 4), 3)
+    for weights in ("rewind", "continue"):
+        between = {"weights": weights, "learning_rate": "rewind"}
+        training = {"epochs": 2, "batch_size": 16, "optimizer": {"name": "adam", "lr": 0.01}}
+        late = make_recipe(between_rounds={**between, "step": 6}, training=training, stop={"rounds": 1})
+        with pytest.raises(RecipeRefused, match="behind the 6 steps") as caught:
+            next(prune_iteratively(toy_conv, dataset, late, progress=lambda *call: told.append(call)))
+        assert (caught.value.field, told) == (("between_rounds", "step"), [])
+        reached = make_recipe(between_rounds={**between, "step": 5}, training=training, stop={"rounds": 1})
+        assert [round_.steps for round_ in prune_iteratively(toy_conv, dataset, reached)] == [6, 1]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from pruning.recipe import AccuracyFloor
-from pruning.selection import Gate, RoundRecord, last_passing, passes_floor, select_round
+from pruning.selection import Gate, RoundRecord, last_passing, passes_floor, rounds_without_progress, select_round
 
 
 def records(*accuracies: float | None) -> list[RoundRecord]:
@@ -80,3 +80,11 @@ def test_an_untrained_final_entry_is_never_chosen_and_a_trained_one_may_be() -> 
     trained = RoundRecord(2, None, 0.1, {"accuracy": 0.79, "loss": 0.2})
     assert select_round([*rounds, untrained], [], FACTOR, "last")[0].position == 1
     assert select_round([*rounds, trained], [], FACTOR, "smallest_passing")[0].position == 2
+
+
+def test_where_there_is_no_accuracy_the_least_loss_is_best() -> None:
+    rounds = [RoundRecord(n, n, n / 10, {"loss": loss, "r2": 1 - loss}) for n, loss in enumerate((0.3, 0.1, 0.2, 0.4))]
+    assert select_round(rounds, [], None, "best")[0].number == 1
+    assert rounds_without_progress(rounds) == 2
+    gate = Gate(metric="r2", value=0.75)
+    assert select_round(rounds, [gate], None, "smallest_passing") == (rounds[2], True)
