@@ -29,14 +29,14 @@ API_KEY = "esp_a-key-for-the-clients-tests"
 SAFETENSORS = b"\x02\x00\x00\x00\x00\x00\x00\x00{}"
 """A file that passes the API's look at its head; the whole of it nobody reads here."""
 
-LAYER = {"name": "fc1", "num_weights": 640, "num_units": 10, "prunable": ["weight"], "reason": None, "group": None}
+LAYER = {"name": "fc1", "shape": [10, 64], "num_weights": 640, "num_units": 10, "prunable": ["weight"], "group": None}
 REPORTS: dict[str, dict[str, Any]] = {
     "Model": {
         "num_parameters": 640,
         "num_parameters_total": 650,
         "num_prunable": 1,
         "num_outputs": 10,
-        "layers": [LAYER | {"is_output": True}],
+        "layers": [LAYER | {"is_output": True, "reason": None}],
     },
     "Dataset": {"splits": {"train": {"num_examples": 1000, "input_shape": [1, 8, 8], "num_classes": 10}}},
 }
