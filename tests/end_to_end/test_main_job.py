@@ -169,7 +169,7 @@ def test_rounds_come_in_order_with_every_promised_field(result: Result) -> None:
         assert 0 < round_["latency_ms"]["p50"] <= round_["latency_ms"]["p95"]
         assert round_["latency_ms"]["conditions"]["batch"] == 1
         assert round_["seconds"].keys() == {"prune", "train", "evaluate"}
-        assert all(layer.keys() == {"name", "num_weights", "num_nonzero"} for layer in round_["layers"])
+        assert all(layer.keys() == {"name", "num_weights", "num_nonzero", "density"} for layer in round_["layers"])
         assert {artifact["kind"] for artifact in round_["artifacts"]} == {"model", "masks", "ticket", "sparse"}
     dense = result.rounds[0]
     assert dense["sparsity"] == {"target": 0.0, "actual": 0.0}

@@ -73,10 +73,11 @@ def test_messages_are_read_as_they_are() -> None:
     )
     done = parse(
         b'{"type": "round", "position": 1, "number": null, "sparsity": 0.5, "files": {"model": "1.model"},'
-        b' "report": {"metrics": {"validation": {"accuracy": 0.5}}, "steps": 5}}'
+        b' "report": {"metrics": {"validation": {"accuracy": 0.5}}, "seconds": {"train": 1.5}, "steps": 5}}'
     )
     assert isinstance(done, RoundDone)
-    assert done.report.model_dump() == {"metrics": {"validation": {"accuracy": 0.5}}, "steps": 5}
+    said = {"metrics": {"validation": {"accuracy": 0.5}}, "seconds": {"train": 1.5}, "steps": 5}
+    assert done.report.model_dump() == said
 
 
 def test_words_about_escapes_are_words() -> None:
