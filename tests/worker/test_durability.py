@@ -56,11 +56,8 @@ def kill_children(pid: int) -> int:
 def test_killed_at_random_moments_ends_with_the_same_digests(fleet: Fleet) -> None:
     """Workers and children of three jobs, one for each algorithm, killed again and again by a seeded schedule."""
     worker, _sweeper = fleet.start("worker"), fleet.start("sweeper")
-    lenet, stranger = (
-        fleet.ready(fleet.add_model()),
-        fleet.ready(fleet.add_program(Stranger(), torch.zeros(2, 1, 8, 8))),
-    )
-    dataset = fleet.ready(fleet.add_dataset())
+    lenet, dataset = fleet.given(fleet.add_model()), fleet.given(fleet.add_dataset())
+    stranger = fleet.given(fleet.add_program(Stranger(), torch.zeros(2, 1, 8, 8)))
     kinds = ["model", "masks", "ticket", "program"]
     studies = [(lenet, SMALL), (stranger, CONTINUE), (stranger, DROPNET)]
     undisturbed = [fleet.submit(model, dataset, recipe, artifacts=kinds) for model, recipe in studies]
@@ -102,7 +99,7 @@ def test_killed_at_random_moments_ends_with_the_same_digests(fleet: Fleet) -> No
 def test_a_poisonous_job_fails_and_the_worker_lives_on(fleet: Fleet) -> None:
     worker = fleet.start("worker")
     fleet.start("sweeper")
-    model, dataset = fleet.ready(fleet.add_model()), fleet.ready(fleet.add_dataset())
+    model, dataset = fleet.given(fleet.add_model()), fleet.given(fleet.add_dataset())
     job = fleet.submit(model, dataset, {**SMALL, "training": {**SMALL["training"], "steps": 100_000}}, max_failures=2)
     # Killed once it trains, again and again: a warm spare dies with it, which may be what the next attempt is given.
     fleet.wait(lambda: fleet._fetch(job), lambda now: now.progress is not None)

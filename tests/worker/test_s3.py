@@ -82,7 +82,7 @@ def test_a_job_from_bucket_to_download(fleet: Fleet, s3: S3Server) -> None:
 def test_a_bucket_that_hangs_for_longer_than_a_lease_costs_no_attempt(fleet: Fleet, s3: S3Server) -> None:
     fleet.start("worker")
     fleet.start("sweeper")
-    model, dataset = fleet.ready(fleet.add_model()), fleet.ready(fleet.add_dataset())
+    model, dataset = fleet.given(fleet.add_model()), fleet.given(fleet.add_dataset())
     s3.process.send_signal(signal.SIGSTOP)
     job = fleet.submit(model, dataset)
     fleet.wait(lambda: fleet._fetch(job), lambda now: now.status == "running")
@@ -95,7 +95,7 @@ def test_a_bucket_that_hangs_for_longer_than_a_lease_costs_no_attempt(fleet: Fle
 def test_a_round_outlives_a_bucket_that_is_away(fleet: Fleet, s3: S3Server) -> None:
     fleet.start("worker")
     fleet.start("sweeper")
-    model, dataset = fleet.ready(fleet.add_model()), fleet.ready(fleet.add_dataset())
+    model, dataset = fleet.given(fleet.add_model()), fleet.given(fleet.add_dataset())
     job = fleet.submit(model, dataset, {**SMALL, "training": {**SMALL["training"], "steps": 1500}})
     fleet.wait(lambda: fleet._fetch(job), lambda now: now.progress is not None)
     s3.process.kill()
