@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from espalier import export_model
-from processes import children_of
+from processes import descendants_of
 from sklearn.datasets import load_digits
 from sqlalchemy import select
 from torch import Tensor, nn
@@ -88,7 +88,7 @@ class Fleet:
 
     def stop(self) -> None:
         for process in self.processes:
-            for child in children_of(process.pid):
+            for child in descendants_of(process.pid):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(child, signal.SIGKILL)
             process.kill()

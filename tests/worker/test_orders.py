@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from fleet import SMALL, Fleet
-from processes import children_of, is_alive
+from processes import descendants_of, is_alive
 from sqlalchemy import select
 
 from store import jobs
@@ -19,7 +19,7 @@ def test_a_drained_worker_gives_its_job_back_at_once(fleet: Fleet) -> None:
     long = {**SMALL, "training": {**SMALL["training"], "steps": 100_000}}
     job = fleet.submit(model, dataset, long)
     fleet.wait(lambda: fleet._fetch(job), lambda now: now.progress is not None)
-    children = children_of(worker.pid)
+    children = descendants_of(worker.pid)
     worker.terminate()
     assert worker.wait(8) == 0
     after = fleet._fetch(job)

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import trainee
 from fleet import SMALL, Fleet
-from processes import children_of
+from processes import descendants_of
 
 from worker import landlock, sandbox, seccomp
 from worker.children import ENVIRONMENT
@@ -204,8 +204,8 @@ def test_a_job_runs_to_its_end_locked_in(fleet: Fleet) -> None:
     model, dataset = fleet.ready(fleet.add_model()), fleet.ready(fleet.add_dataset())
     job = fleet.submit(model, dataset, {**SMALL, "training": {**SMALL["training"], "steps": 1500}})
     fleet.wait(lambda: fleet._fetch(job), lambda now: now.progress is not None)
-    statuses = [Path(f"/proc/{child}/status").read_text() for child in children_of(worker.pid)]
-    assert sum("Seccomp:\t2" in status for status in statuses) == 1, "the one at work; the spare waits"
+    statuses = [Path(f"/proc/{child}/status").read_text() for child in descendants_of(worker.pid)]
+    assert sum("Seccomp:\t2" in status for status in statuses) == 1, "the one at work; the nursery waits"
     assert fleet.finished(job).conclusion == "passed"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from fleet import SMALL, Fleet
-from processes import children_of, is_alive
+from processes import descendants_of, is_alive
 from pydantic import ValidationError
 
 from store.queue import INTAKE, Bell
@@ -51,7 +51,7 @@ def test_two_slots_run_two_jobs_at_once_and_give_both_back(two_slots: Fleet) -> 
     assert fleet._fetch(jobs[2]).status == "queued"
     assert fleet.ready(fleet.add_dataset()).status == IntakeStatus.READY, "both slots taken, and uploads have their own"
 
-    children = children_of(worker.pid)
+    children = descendants_of(worker.pid)
     worker.terminate()
     assert worker.wait(15) == 0
     after = [fleet._fetch(job) for job in jobs]
