@@ -127,9 +127,9 @@ class Runner:
         try:
             write_program(self.outputs / "program.pt2", model, model.input_shape)
         except Exception as error:  # a result that cannot be written in one format of several is not a lost job
-            self._say(NotExported(reason=printable(f"{type(error).__name__}: {error}")[:2000]))
+            self._say(NotExported(kind="program", reason=printable(f"{type(error).__name__}: {error}")[:2000]))
         else:
-            self._say(Exported(position=position, file="program.pt2"))
+            self._say(Exported(kind="program", position=position, file="program.pt2"))
 
     def _load(self, position: int) -> Stored:
         return Stored(read_state_dict(self.inputs / f"{position}.model"), read_masks(self.inputs / f"{position}.masks"))
