@@ -12,7 +12,10 @@ from pruning.selection import Gate, Select
 from pruning.training_options import METRICS_OF_LOSS
 from store.queue import INTAKE
 
-ArtifactKind = Literal["model", "masks", "ticket", "sparse", "program"]
+ArtifactKind = Literal["model", "masks", "ticket", "sparse", "program", "reduced_program", "reduced_model", "plan"]
+
+REDUCED = ("reduced_program", "reduced_model", "plan")
+"""Kinds that `recipe.materialize` makes."""
 
 
 def _not_intake(name: str) -> str:
@@ -61,13 +64,33 @@ class JobRequest(BaseModel):
         None,
         min_length=1,
         max_length=20,
-        description="what each round offers; program, which torch.export.load reads, is of the selected round alone. "
-        "null: model, masks and ticket, and program where the model came as one",
+        description="what each round offers. Of the selected round alone: program, which torch.export.load reads; and "
+        "with recipe.materialize the network without its masked units, as reduced_program and as reduced_model, its "
+        "state dict, and plan, the indices that were kept and what that saved. null: model, masks and ticket, program "
+        "where the model came as one, and what recipe.materialize makes",
     )
     cache: Literal["on", "off"] = "on"
     metadata: dict[MetadataKey, MetadataValue] = Field(
         default_factory=dict, max_length=16, description="your own labels, echoed"
     )
+
+    @field_validator("artifacts")
+    @classmethod
+    def _removal_is_asked_for(
+        cls, artifacts: list[ArtifactKind] | None, info: ValidationInfo
+    ) -> list[ArtifactKind] | None:
+        recipe = info.data.get("recipe")
+        for index, kind in enumerate(artifacts or []):
+            if recipe is not None and recipe.materialize is None and kind in REDUCED:
+                raise refused_at(
+                    (index,),
+                    PydanticCustomError(
+                        "nothing_is_removed",
+                        "{kind} is what is left when masked units are cut out; set recipe.materialize to true",
+                        {"kind": kind},
+                    ),
+                )
+        return artifacts
 
     @field_validator("gates")
     @classmethod

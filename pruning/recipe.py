@@ -201,6 +201,12 @@ class Stop(Section):
         return all(value is None for _, value in self)
 
 
+class Materialize(Section):
+    """Units that are masked are cut out of the selected round at the end: `pruning.removal`."""
+
+    round_to: int = Field(1, ge=1, le=1024, description="widths stay multiples of it, which hardware may like")
+
+
 class Recipe(Section):
     strategy: str | None = Field(None, description="a row of GET /v1/strategies; null: everything is given here")
     criterion: Criterion
@@ -219,7 +225,15 @@ class Recipe(Section):
         description="trained beside each pruned round and never fed back: its masks on newly drawn weights; as many "
         "weights of each layer at random, on the first weights",
     )
+    materialize: Materialize | None = Field(
+        None, description="cut masked units out at the end; true: as they are (artifacts reduced_*, plan)"
+    )
     seed: int = Field(0, ge=0, lt=2**63)
+
+    @field_validator("materialize", mode="before")
+    @classmethod
+    def _yes_or_no(cls, given: Any) -> Any:
+        return ({} if given else None) if isinstance(given, bool) else given
 
     @model_validator(mode="before")
     @classmethod

@@ -39,6 +39,9 @@ FORMATS = {
     "ticket": ("safetensors", "ticket.safetensors"),
     "sparse": ("safetensors.zst", "model.sparse.safetensors.zst"),
     "program": ("exported_program", "model.pt2"),
+    "reduced_program": ("exported_program", "reduced.pt2"),
+    "reduced_model": ("safetensors", "reduced.safetensors"),
+    "plan": ("json", "plan.json"),
     "optimizer": ("safetensors", "optimizer.safetensors"),
 }
 """By artifact kind: format, and the name under which it is downloaded. The optimiser's state is for a resume alone."""

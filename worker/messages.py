@@ -18,7 +18,7 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 Position = Annotated[int, Field(ge=0, le=MAX_ROUNDS + 1)]
 """Of numbered rounds, and of the final entry behind them."""
 
-ExportKind = Literal["program"]
+ExportKind = Literal["program", "reduced_program", "reduced_model", "plan"]
 
 
 class Message(BaseModel):

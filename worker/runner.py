@@ -22,7 +22,7 @@ import torch
 from pruning.formats.architectures import Network, build
 from pruning.formats.datasets import describe, read_dataset
 from pruning.formats.errors import FormatError
-from pruning.formats.exported_program import Program, write_program
+from pruning.formats.exported_program import Program
 from pruning.formats.models import read_model
 from pruning.formats.results import read_masks, write_masks, write_sparse, write_state
 from pruning.formats.weights import read_state_dict
@@ -31,13 +31,14 @@ from pruning.iterative import Resume, Round, Stored, prune_iteratively
 from pruning.masks import MaskError
 from pruning.recipe import Recipe
 from pruning.reports import round_report
-from pruning.rewinding import State, restore
 from pruning.schedules import RecipeRefused
 from pruning.selection import Gate, RoundRecord, select_round
 from pruning.training import Diverged
 from worker import machine, sandbox
+from worker.exports import FILES, Exports
 from worker.messages import (
     Exported,
+    ExportKind,
     Failed,
     Finished,
     Message,
@@ -108,28 +109,29 @@ class Runner:
         dataset = read_dataset(self.inputs / "dataset", order["dataset_format"])
         rounds = [RoundRecord(**record) for record in order["rounds"]]
         resume = Resume(list(rounds), self._load) if rounds else None
-        state: State | None = None  # of the round selected so far; null: of one that was stored before this attempt
+        kept: Stored | None = None  # the round selected so far; null: one that was stored before this attempt
         for round_ in prune_iteratively(
             model, dataset, recipe, resume=resume, progress=self._progress, device=self._device
         ):
             self._announce(round_, model)
             rounds.append(round_.record)
             selected, _ = select_round(rounds, gates, recipe.stop.accuracy_floor, order["select"])
-            state = round_.state if selected.position == round_.position else state
-        if "program" in order["artifacts"]:
+            kept = Stored(round_.state, round_.masks) if selected.position == round_.position else kept
+        if wanted := [kind for kind in FILES if kind in order["artifacts"]]:
             selected, _ = select_round(rounds, gates, recipe.stop.accuracy_floor, order["select"])
-            self._export(model, selected.position, state or self._load(selected.position).state)
+            round_to = recipe.materialize.round_to if recipe.materialize else 1
+            self._export(wanted, selected.position, Exports(model, kept or self._load(selected.position), round_to))
         self._say(Finished())
 
-    def _export(self, model: Network | Program, position: int, state: State) -> None:
+    def _export(self, kinds: list[ExportKind], position: int, exports: Exports) -> None:
         """Once, at the end: an export takes as long as many rounds of a small network."""
-        restore(model, state)
-        try:
-            write_program(self.outputs / "program.pt2", model, model.input_shape)
-        except Exception as error:  # a result that cannot be written in one format of several is not a lost job
-            self._say(NotExported(kind="program", reason=printable(f"{type(error).__name__}: {error}")[:2000]))
-        else:
-            self._say(Exported(kind="program", position=position, file="program.pt2"))
+        for kind in kinds:
+            try:
+                exports.write(kind, self.outputs / FILES[kind])
+            except Exception as error:  # a result that cannot be written in one form of several is not a lost job
+                self._say(NotExported(kind=kind, reason=printable(f"{type(error).__name__}: {error}")[:2000]))
+            else:
+                self._say(Exported(kind=kind, position=position, file=FILES[kind]))
 
     def _load(self, position: int) -> Stored:
         ticket, optimizer = (

@@ -16,7 +16,7 @@ from api.heads import PROGRAM
 from api.job_documents import job_documents
 from api.pages import After, Limit, Page, RowId, found, missing
 from api.problems import EVERYWHERE, Problem, documented
-from api.schemas import JobRequest, Reference
+from api.schemas import REDUCED, JobRequest, Reference
 from api.services import Here, Services
 from store import jobs, listing
 from store.tables import Job, JobStatus, Model
@@ -72,7 +72,7 @@ def _columns(given: JobRequest, admitted: Admitted, pool: str) -> dict[str, Any]
         "recipe": given.recipe.to_json(),
         "gates": [gate.model_dump() for gate in given.gates],
         "select": given.select,
-        "artifacts": list(dict.fromkeys(given.artifacts or _default_artifacts(admitted.model))),
+        "artifacts": list(dict.fromkeys(given.artifacts or _default_artifacts(given, admitted.model))),
         "pool": pool,
         "priority": given.priority,
         "max_failures": given.max_failures,
@@ -83,8 +83,12 @@ def _columns(given: JobRequest, admitted: Admitted, pool: str) -> dict[str, Any]
     }
 
 
-def _default_artifacts(model: Model) -> list[str]:
-    return ["model", "masks", "ticket"] + ["program"] * (model.format == PROGRAM)
+def _default_artifacts(given: JobRequest, model: Model) -> list[str]:
+    """A network that came as a program goes back as one."""
+    kinds = ["model", "masks", "ticket"] + ["program"] * (model.format == PROGRAM)
+    if given.recipe.materialize is not None:
+        kinds += [kind for kind in REDUCED if kind != "reduced_program" or model.format == PROGRAM]
+    return kinds
 
 
 def _plan(given: JobRequest, admitted: Admitted, pool: str) -> PlanDocument:
