@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
+from pruning.criteria import CRITERIA, Criterion
 from pruning.iterative import Resume, Stored, prune_iteratively
 from pruning.recipe import Recipe
+from pruning.schedules import RecipeRefused
 from pruning.strategies import STRATEGIES
 
 SMALL = {"steps": 8, "batch_size": 16, "evaluate_every_steps": 4}
@@ -108,3 +111,43 @@ def test_criteria_leave_the_model_as_it_is(name, toy_conv, make_dataset, make_re
     same(before, toy_conv.state_dict())
     assert flags == [parameter.requires_grad for parameter in toy_conv.parameters()]
     assert all(parameter.grad is None for parameter in toy_conv.parameters())
+
+
+@pytest.mark.parametrize("name", ["taylor", "snip", "grasp", "wanda"])
+def test_a_sample_that_leaves_one_example_over(name, make_dataset, make_recipe) -> None:
+    """257 of them are a batch and one more, of which batch-norm in training mode has no deviation."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+    recipe = make_recipe(criterion={"name": name}, stop={"rounds": 1})
+    _, pruned = run(model, make_dataset((1, 4, 4), 3, 257), recipe)
+    assert pruned.sparsity_actual == 0.5
+
+
+class Float32(nn.Module):
+    """As exported programs have it: the type stands in the graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(16, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.fc2(torch.relu(self.fc1(x.flatten(1).to(torch.float32))))
+
+
+def test_synflow_of_a_network_that_stays_in_float32(make_dataset, make_recipe) -> None:
+    recipe = make_recipe(criterion={"name": "synflow"}, stop={"rounds": 1})
+    model, plain = Float32(), nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3))
+    plain.load_state_dict(dict(zip(plain.state_dict(), model.state_dict().values(), strict=True)))
+    dataset = make_dataset((1, 4, 4), 3, 60)
+    (_, ours), (_, theirs) = run(model, dataset, recipe), run(plain, dataset, recipe)
+    for one, other in zip(ours.masks.values(), theirs.masks.values(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_scores_that_are_no_numbers_are_told(toy_conv, make_dataset, make_recipe, monkeypatch) -> None:
+    def overflowing(model, masks, evidence):
+        return {name: torch.full(mask.shape, torch.nan) for name, mask in masks.items()}
+
+    monkeypatch.setitem(CRITERIA, "grasp", Criterion(overflowing))
+    with pytest.raises(RecipeRefused, match="scores that grasp gives layer conv are not all numbers") as caught:
+        run(toy_conv, make_dataset((1, 4, 4), 3, 60), make_recipe(criterion={"name": "grasp"}))
+    assert caught.value.field == ("criterion", "name")
