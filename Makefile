@@ -17,7 +17,7 @@ serve: $(VENV)/demo ## run the whole service on this machine, data in ./var (ESP
 	$(BIN)/espalier-server
 
 test: $(VENV)/dev ## set up and run all tests (real Valkey, Celery workers, SQLite, PostgreSQL, S3 server)
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -n 3 --dist loadfile
 
 check: $(VENV)/dev ## format, lint, strict types, import contract
 	$(BIN)/ruff format --check .

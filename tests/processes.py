@@ -15,6 +15,11 @@ def children_of(pid: int) -> list[int]:
     return found
 
 
+def descendants_of(pid: int) -> list[int]:
+    """Its children, and theirs: of a worker the nursery and its training processes."""
+    return [one for child in children_of(pid) for one in (child, *descendants_of(child))]
+
+
 def is_alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"

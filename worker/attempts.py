@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from sqlalchemy.orm import Session
 
@@ -22,6 +22,7 @@ from worker.messages import (
     AnyMessage,
     BadMessage,
     Exported,
+    ExportKind,
     Failed,
     Finished,
     NotExported,
@@ -43,11 +44,16 @@ FORMATS = {
 """By artifact kind: format, and the name under which it is downloaded. The optimiser's state is for a resume alone."""
 
 
+EXPORTS = frozenset(get_args(ExportKind))
+"""Kinds of which only the selected round has one."""
+
+
 class JobAttempt:
     def __init__(self, job: Job, lease: Lease, folder: Folder, blobs: BlobStore, settings: Settings) -> None:
         self.job, self.lease, self.folder, self.blobs, self.settings = job, lease, folder, blobs, settings
         self.recipe = Recipe.model_validate(job.recipe)
-        self._has_started = self._has_exported = False
+        self._has_started = False
+        self._exported: set[str] = set()
 
     def order(self) -> dict[str, Any]:
         """The child's one order: inputs lie in its folder, `rounds` are the entries that are stored already."""
@@ -57,7 +63,7 @@ class JobAttempt:
         records = [_record(row) for row in rounds]
         if records:
             # A resume goes on from the last entry, and the final entry takes the masks of the last that passed.
-            # That of the selected one may be written as a program at the end.
+            # That of the selected one may be exported at the end.
             passing = last_passing(records, self.recipe.stop.accuracy_floor)
             needed = {records[-1].position, passing.position, self._select(records)[0].position}
             if self.recipe.needs_round_0:
@@ -96,11 +102,11 @@ class JobAttempt:
             case RoundDone():
                 self._store_round(message)
             case Exported():
-                self._store_program(message)
+                self._store_export(message)
             case NotExported():
                 self.lease.write(
                     lambda session: jobs.remark(
-                        session, self.job, "artifact.missing", {"kind": "program", "reason": message.reason}
+                        session, self.job, "artifact.missing", {"kind": message.kind, "reason": message.reason}
                     )
                 )
             case Finished():
@@ -120,10 +126,10 @@ class JobAttempt:
             case Started():
                 out_of_turn, self._has_started = self._has_started, True
             case Exported() | NotExported():
-                out_of_turn = self._has_exported or "program" not in self.job.artifacts
-                self._has_exported = True
+                out_of_turn = message.kind in self._exported or message.kind not in self.job.artifacts
+                self._exported.add(message.kind)
             case RoundDone():
-                out_of_turn = self._has_exported
+                out_of_turn = bool(self._exported)
             case _:
                 out_of_turn = False
         if out_of_turn:
@@ -176,22 +182,24 @@ class JobAttempt:
                 lease_seconds=self.lease.seconds,
             )
 
-        files = {kind: name for kind, name in done.files.items() if kind in FORMATS and kind != "program"}
+        files = {kind: name for kind, name in done.files.items() if kind in FORMATS and kind not in EXPORTS}
         _store(self.lease, self.folder, self.blobs, files, record)
         for name in files.values():
             self.folder.discard(name)
 
-    def _store_program(self, exported: Exported) -> None:
+    def _store_export(self, exported: Exported) -> None:
         rounds = self.lease.write(lambda session: jobs.stored_rounds(session, self.job.id))
         if not rounds or self._select([_record(row) for row in rounds])[0].position != exported.position:
-            raise BadMessage(f"the program is said to be of position {exported.position}, which is not selected")
+            raise BadMessage(
+                f"the {exported.kind} is said to be of position {exported.position}, which is not selected"
+            )
 
         def record(blobs: dict[str, StoredBlob], session: Session) -> None:
-            refer(session, blobs["program"])
-            artifact = jobs.NewArtifact("program", *FORMATS["program"], blobs["program"])
+            refer(session, blobs[exported.kind])
+            artifact = jobs.NewArtifact(exported.kind, *FORMATS[exported.kind], blobs[exported.kind])
             jobs.attach(session, self.job, exported.position, artifact)
 
-        _store(self.lease, self.folder, self.blobs, {"program": exported.file}, record)
+        _store(self.lease, self.folder, self.blobs, {exported.kind: exported.file}, record)
 
     def _select(self, records: list[RoundRecord]) -> tuple[RoundRecord, bool]:
         gates = [Gate.model_validate(gate) for gate in self.job.gates]

@@ -1,18 +1,20 @@
-"""Child processes: one fresh one for each attempt, kept warm so that a start costs milliseconds.
+"""Child processes: a fresh one for each attempt, forked by the nursery (`nursery.py`), so that a start costs
+milliseconds.
 
-A spare has imported torch already and waits for its one order on stdin. It dies with its parent: stdin ends, and the
-kernel's PDEATHSIG fires. That signal fires when the *thread* that spawned it ends, so one thread that lives as long as
-the worker spawns them all.
+All die with the worker: their stdin ends, and the kernel's PDEATHSIG fires. That signal fires when the *thread* that
+started the nursery ends, so one thread that lives as long as the worker starts it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
+import logging
 import os
 import queue
+import select
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -24,6 +26,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from worker.messages import MAX_LINE_BYTES, AnyMessage, BadMessage, parse, printable
+from worker.nursery import PID_BYTES, die_with_parent
+
+log = logging.getLogger(__name__)
 
 ENVIRONMENT = {
     "PATH": "/usr/bin:/bin",
@@ -46,49 +51,94 @@ MAX_WAITING_MESSAGES = 16
 """Each may be megabytes. A child that says more waits; its progress fits into the pipe."""
 
 
-_LIBC = ctypes.CDLL(None)  # loaded before any fork
-
-
-def _die_with_parent() -> None:
-    if sys.platform == "linux":
-        _LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-
-
 class Exited:
     """The last thing heard of a child."""
+
+
+class NurseryGone(Exception):
+    """It has died; its own words are in the worker's log."""
+
+
+class Forked:
+    """A child of the nursery's, by the part of `subprocess.Popen`'s face that is needed here.
+
+    It is asked for and not waited for: a nursery that has just been started may take longer than a lease.
+
+    Raises NurseryGone.
+    """
+
+    def __init__(self, requests: socket.socket) -> None:
+        stdin, stdin_end = os.pipe()
+        messages_end, messages = os.pipe()
+        stderr_end, stderr = os.pipe()
+        self._control, control = socket.socketpair()
+        self.stdin: IO[bytes] = os.fdopen(stdin_end, "wb")
+        self.messages: IO[bytes] = os.fdopen(messages_end, "rb")
+        self.stderr: IO[bytes] = os.fdopen(stderr_end, "rb")
+        self.returncode: int | None = None
+        self._pid: int | None = None
+        try:
+            socket.send_fds(requests, [b"+"], [stdin, messages, stderr, control.fileno()])
+        except OSError as error:
+            for end in (self.stdin, self.messages, self.stderr, self._control):
+                end.close()
+            raise NurseryGone from error
+        finally:
+            for descriptor in (stdin, messages, stderr):
+                os.close(descriptor)
+            control.close()
+
+    @property
+    def pid(self) -> int | None:
+        """None where it is not forked yet, or could not be."""
+        self.poll()
+        return self._pid
+
+    def poll(self) -> int | None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.wait(0)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        if self._pid is None and self.returncode is None and (word := self._hear(PID_BYTES, timeout)):
+            self._pid = int.from_bytes(word, "big")
+        if self.returncode is None:
+            code = self._hear(16, timeout) if self._pid is not None else b""
+            # Without a word the nursery itself has died, and the kernel kills its children.
+            self.returncode = int(code) if code else -signal.SIGKILL
+            self._control.close()
+        return self.returncode
+
+    def _hear(self, num_bytes: int, timeout: float | None) -> bytes:
+        if not select.select([self._control], [], [], timeout)[0]:
+            raise subprocess.TimeoutExpired("child", timeout or 0)
+        try:
+            return self._control.recv(num_bytes)
+        except ConnectionError:
+            return b""
+
+    def send_signal(self, number: int) -> None:
+        if self.returncode is None:
+            with contextlib.suppress(ConnectionError):
+                self._control.send(bytes([number]))
 
 
 class Child:
     """A process that does one piece of work. `messages` ends with Exited."""
 
-    def __init__(self) -> None:
-        read_end, write_end = os.pipe()
-        self.process = subprocess.Popen(
-            [sys.executable, "-I", "-m", "worker.runner", str(write_end)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            pass_fds=(write_end,),
-            env=ENVIRONMENT,
-            cwd="/",
-            start_new_session=True,
-            preexec_fn=_die_with_parent,  # from the first moment: torch takes seconds to import
-        )
-        os.close(write_end)
+    def __init__(self, process: Forked) -> None:
+        self.process = process
         self.messages: queue.Queue[AnyMessage | BadMessage | Exited] = queue.Queue(MAX_WAITING_MESSAGES)
         self._stderr: deque[str] = deque(maxlen=STDERR_LINES)
-        assert self.process.stderr is not None
-        errors = self.process.stderr
         self._readers = [
-            threading.Thread(target=self._read_messages, args=(os.fdopen(read_end, "rb"),), daemon=True),
-            threading.Thread(target=self._read_stderr, args=(errors,), daemon=True),
+            threading.Thread(target=self._read_messages, args=(process.messages,), daemon=True),
+            threading.Thread(target=self._read_stderr, args=(process.stderr,), daemon=True),
         ]
         for reader in self._readers:
             reader.start()
 
     def order(self, order: dict[str, Any]) -> None:
         """The one piece of work. A child that is dead already is found out by its messages' end."""
-        assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.write(json.dumps(order).encode() + b"\n")
             self.process.stdin.flush()
@@ -101,18 +151,17 @@ class Child:
             return None
 
     def ask_to_stop(self) -> None:
-        self._signal(signal.SIGTERM)
+        self.process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
         """At once and for good; nothing of it is left when this returns."""
-        self._signal(signal.SIGKILL)
+        self.process.send_signal(signal.SIGKILL)
         self.process.wait()
         for _ in range(100):  # bounded: a pipe that something else still holds is left to its daemon thread
             if not any(reader.is_alive() for reader in self._readers):
                 break
             with contextlib.suppress(queue.Empty):  # a reader may wait for room
                 self.messages.get(timeout=0.02)
-        assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.close()
 
@@ -121,8 +170,10 @@ class Child:
         try:
             code = self.process.wait(LAST_SECONDS)
         except subprocess.TimeoutExpired:  # it closed its pipe and lives on: it could hold the slot for ever
-            self._signal(signal.SIGKILL)
+            self.process.send_signal(signal.SIGKILL)
             code = self.process.wait()
+        if self.process.pid is None:
+            return "the training process could not be started; the worker's log says more"
         end = f"killed by {_signal_name(-code)}" if code < 0 else f"exit code {code}"
         self._readers[1].join(timeout=1)
         words = " | ".join(line.strip() for line in list(self._stderr)[-3:] if line.strip())
@@ -131,6 +182,8 @@ class Child:
     def unlinked_bytes(self) -> int:
         """What it holds in files that no folder shows any more (Linux)."""
         total = 0
+        if self.process.poll() is not None:
+            return 0
         with contextlib.suppress(OSError):
             for descriptor in Path(f"/proc/{self.process.pid}/fd").iterdir():
                 with contextlib.suppress(OSError):
@@ -138,11 +191,6 @@ class Child:
                     if stat.S_ISREG(status.st_mode) and status.st_nlink == 0:
                         total += status.st_size
         return total
-
-    def _signal(self, number: signal.Signals) -> None:
-        # The whole session: should a child ever have children, they go with it.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, number)
 
     def _read_messages(self, pipe: IO[bytes]) -> None:
         with pipe:
@@ -170,25 +218,19 @@ def _signal_name(number: int) -> str:
 
 
 class Children:
-    """Hands out warm children and has a spare ready for the next."""
+    """Hands out children of one nursery, and starts another where that has died."""
 
     def __init__(self) -> None:
         self._spawner = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spawner")
-        self._spares: queue.SimpleQueue[Child] = queue.SimpleQueue()
+        self._nursery: subprocess.Popen[bytes] | None = None
+        self._requests: socket.socket | None = None
 
     def warm_up(self) -> None:
-        self._spawner.submit(self._refill)
+        self._spawner.submit(self._start)
 
     def take(self) -> Child:
-        try:
-            child = self._spares.get_nowait()
-            while child.process.poll() is not None:
-                child.kill()
-                child = self._spares.get_nowait()
-        except queue.Empty:
-            child = self._spawner.submit(Child).result()
-        self.warm_up()
-        return child
+        """Raises NurseryGone where it does not stay alive."""
+        return self._spawner.submit(self._fork).result()
 
     @contextlib.contextmanager
     def lent(self) -> Iterator[Child]:
@@ -200,10 +242,36 @@ class Children:
             child.kill()
 
     def close(self) -> None:
+        self._spawner.submit(self._end)
         self._spawner.shutdown(wait=True)
-        while not self._spares.empty():
-            self._spares.get().kill()
 
-    def _refill(self) -> None:
-        if self._spares.empty():
-            self._spares.put(Child())
+    def _fork(self) -> Child:
+        try:
+            return Child(Forked(self._start()))
+        except NurseryGone:
+            log.warning("the process that forks training processes has died; another is started")
+            self._end()
+            return Child(Forked(self._start()))
+
+    def _start(self) -> socket.socket:
+        if self._requests is None:
+            self._requests, requests = socket.socketpair()
+            with requests:
+                self._nursery = subprocess.Popen(
+                    [sys.executable, "-I", "-m", "worker.nursery", str(requests.fileno())],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    pass_fds=(requests.fileno(),),
+                    env=ENVIRONMENT,
+                    cwd="/",
+                    start_new_session=True,
+                    preexec_fn=die_with_parent,  # from the first moment: torch takes seconds to import
+                )
+        return self._requests
+
+    def _end(self) -> None:
+        if self._nursery is not None and self._requests is not None:
+            self._requests.close()
+            self._nursery.kill()  # its children have been lent to nobody by now, or die with it
+            self._nursery.wait()
+        self._nursery = self._requests = None

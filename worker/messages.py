@@ -18,6 +18,8 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 Position = Annotated[int, Field(ge=0, le=MAX_ROUNDS + 1)]
 """Of numbered rounds, and of the final entry behind them."""
 
+ExportKind = Literal["program"]
+
 
 class Message(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -56,15 +58,17 @@ class RoundDone(Message):
 
 
 class Exported(Message):
-    """The selected round as a program, written once, behind the last round."""
+    """The selected round in one more form, written once, behind the last round."""
 
     type: Literal["exported"] = "exported"
+    kind: ExportKind
     position: Position
     file: FileName
 
 
 class NotExported(Message):
     type: Literal["not_exported"] = "not_exported"
+    kind: ExportKind
     reason: str = Field(max_length=2000)
 
 

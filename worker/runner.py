@@ -1,4 +1,4 @@
-"""The child: waits for its one order, does it, announces what it made. `python -I -m worker.runner FD`.
+"""The child: waits for its one order, does it, announces what it made. Forked by the nursery (`nursery.py`).
 
 It knows neither database nor network. It reads `in/` and writes `out/` of its own folder and speaks JSON lines on the
 descriptor that it was given. Before it reads, it locks itself in (`sandbox.py`).
@@ -127,9 +127,9 @@ class Runner:
         try:
             write_program(self.outputs / "program.pt2", model, model.input_shape)
         except Exception as error:  # a result that cannot be written in one format of several is not a lost job
-            self._say(NotExported(reason=printable(f"{type(error).__name__}: {error}")[:2000]))
+            self._say(NotExported(kind="program", reason=printable(f"{type(error).__name__}: {error}")[:2000]))
         else:
-            self._say(Exported(position=position, file="program.pt2"))
+            self._say(Exported(kind="program", position=position, file="program.pt2"))
 
     def _load(self, position: int) -> Stored:
         ticket, optimizer = (
@@ -212,10 +212,15 @@ def _end_with_stdin() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def main() -> None:
+def prepare() -> None:
+    """What all children share, done once before they are forked. Nothing here may compute, start a thread or ask for
+    devices."""
     importlib.import_module("torch._dynamo")  # seconds, which the first optimiser would take
-    torch.set_flush_denormal(True)  # masked weights leave denormal moments behind, which cost a tenth of a step
     torch.use_deterministic_algorithms(True)
+
+
+def main(messages: int) -> None:
+    torch.set_flush_denormal(True)  # masked weights leave denormal moments behind, which cost a tenth of a step
     line = sys.stdin.buffer.readline()
     if not line:
         return
@@ -229,10 +234,6 @@ def main() -> None:
     _end_with_stdin()
     torch.set_num_threads(order["threads"])
     try:
-        Runner(int(sys.argv[1]), order).run()
+        Runner(messages, order).run()
     except Stopped:
         sys.exit(STOPPED)
-
-
-if __name__ == "__main__":
-    main()

@@ -19,7 +19,7 @@ from compose import Machine
 from espalier import Client
 from fleet import SMALL, digits_npz
 from postgres import PostgresServer
-from processes import children_of, is_alive
+from processes import descendants_of, is_alive
 from s3 import running_s3
 from safetensors.numpy import load_file
 from sqlalchemy import make_url
@@ -189,8 +189,8 @@ def test_its_commands_prune_a_model(machine: Machine, tmp_path: Path) -> None:
     left = [path for name in ("api", "worker") for path in machine.data_dir(name).rglob("*") if path.is_file()]
     assert left == []
 
-    children = children_of(machine.processes["worker"].pid)
-    assert children, "a spare child waits"
+    children = descendants_of(machine.processes["worker"].pid)
+    assert children, "a nursery waits"
     assert [machine.stop(name) for name in ("api", "sweeper", "worker")] in ([0, 0, 0], [-15, 0, 0])
     assert not any(map(is_alive, children))
     assert not machine.is_healthy("api")

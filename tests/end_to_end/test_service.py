@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from espalier import Client, Job
 from postgres import PostgresServer
-from processes import children_of, is_alive
+from processes import children_of, descendants_of, is_alive
 
 from embedded.serve import Service, ServiceError
 from store.settings import Settings
@@ -44,7 +44,7 @@ def parts_of(data_dir: Path) -> dict[str, int]:
 
 
 def with_descendants(pids: list[int]) -> list[int]:
-    return [pid for parent in pids for pid in (parent, *with_descendants(children_of(parent)))]
+    return [pid for parent in pids for pid in (parent, *descendants_of(parent))]
 
 
 def eventually(look: Callable[[], Any], seconds: float = 60) -> Any:
@@ -86,7 +86,7 @@ def test_a_killed_worker_comes_back_and_the_result_is_the_same(
     job = post_again(client, undisturbed)
     eventually(lambda: client.rounds(job["id"]))
     worker = parts_of(data_dir)["worker"]
-    children = children_of(worker)
+    children = descendants_of(worker)
     os.kill(worker, signal.SIGKILL)
     ended = client.wait(job["id"], timeout_seconds=90, interval_seconds=0.1)
     assert (ended["status"], ended["conclusion"]) == ("succeeded", "passed")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -10,7 +11,7 @@ import time
 import pytest
 import torch
 from fleet import SMALL, Fleet
-from processes import children_of, is_alive
+from processes import children_of, descendants_of, is_alive
 from sqlalchemy import select
 from torch import Tensor, nn
 
@@ -41,26 +42,25 @@ class Stranger(nn.Module):
         return logits
 
 
-def kill_children(pid: int) -> int:
+def kill(pids: list[int]) -> int:
     killed = 0
-    for child in children_of(pid):
-        try:
-            os.kill(child, signal.SIGKILL)
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
             killed += 1
-        except ProcessLookupError:
-            pass
     return killed
+
+
+def training_processes(worker: int) -> list[int]:
+    return [child for nursery in children_of(worker) for child in children_of(nursery)]
 
 
 @pytest.mark.timeout(240)
 def test_killed_at_random_moments_ends_with_the_same_digests(fleet: Fleet) -> None:
     """Workers and children of three jobs, one for each algorithm, killed again and again by a seeded schedule."""
     worker, _sweeper = fleet.start("worker"), fleet.start("sweeper")
-    lenet, stranger = (
-        fleet.ready(fleet.add_model()),
-        fleet.ready(fleet.add_program(Stranger(), torch.zeros(2, 1, 8, 8))),
-    )
-    dataset = fleet.ready(fleet.add_dataset())
+    lenet, dataset = fleet.given(fleet.add_model()), fleet.given(fleet.add_dataset())
+    stranger = fleet.given(fleet.add_program(Stranger(), torch.zeros(2, 1, 8, 8)))
     kinds = ["model", "masks", "ticket", "program"]
     studies = [(lenet, SMALL), (stranger, CONTINUE), (stranger, DROPNET)]
     undisturbed = [fleet.submit(model, dataset, recipe, artifacts=kinds) for model, recipe in studies]
@@ -72,10 +72,13 @@ def test_killed_at_random_moments_ends_with_the_same_digests(fleet: Fleet) -> No
     kills = 0
     while kills < 8 and not all(fleet._fetch(job).status == "succeeded" for job in disturbed):
         time.sleep(chance.uniform(0.3, 1.2))
-        if chance.random() < 0.5:
-            kills += kill_children(worker.pid) > 0
+        what = chance.choice(["children", "children", "nursery", "worker", "worker", "worker"])
+        if what == "children":
+            kills += kill(training_processes(worker.pid)) > 0
+        elif what == "nursery":  # its children die with it, and another one is started
+            kills += kill(children_of(worker.pid)) > 0
         else:
-            orphans = children_of(worker.pid)
+            orphans = descendants_of(worker.pid)
             worker.kill()
             worker.wait()
             kills += 1
@@ -102,11 +105,10 @@ def test_killed_at_random_moments_ends_with_the_same_digests(fleet: Fleet) -> No
 def test_a_poisonous_job_fails_and_the_worker_lives_on(fleet: Fleet) -> None:
     worker = fleet.start("worker")
     fleet.start("sweeper")
-    model, dataset = fleet.ready(fleet.add_model()), fleet.ready(fleet.add_dataset())
+    model, dataset = fleet.given(fleet.add_model()), fleet.given(fleet.add_dataset())
     job = fleet.submit(model, dataset, {**SMALL, "training": {**SMALL["training"], "steps": 100_000}}, max_failures=2)
-    # Killed once it trains, again and again: a warm spare dies with it, which may be what the next attempt is given.
     fleet.wait(lambda: fleet._fetch(job), lambda now: now.progress is not None)
-    fleet.wait(lambda: (kill_children(worker.pid), fleet._fetch(job))[1], lambda now: now.status == "failed")
+    fleet.wait(lambda: (kill(training_processes(worker.pid)), fleet._fetch(job))[1], lambda now: now.status == "failed")
     after = fleet.finished(job)
     assert (after.error["code"], after.attempt) == ("worker_lost", 2)
     assert "SIGKILL" in after.error["message"]

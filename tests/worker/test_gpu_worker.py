@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from fleet import SMALL, Fleet
-from processes import children_of
+from processes import descendants_of
 
 pytestmark = [
     pytest.mark.gpu,
@@ -45,7 +45,7 @@ def test_a_killed_job_goes_on_to_the_same_bits(fleet: Fleet) -> None:
     expected = fleet.digests(fleet.finished(fleet.submit(model, dataset, slow), 180))
     job = fleet.submit(model, dataset, slow)
     fleet.wait(lambda: fleet._fetch(job), lambda now: now.last_position >= 1)
-    for child in children_of(worker):
+    for child in descendants_of(worker):
         os.kill(child, signal.SIGKILL)
     ended = fleet.finished(job, 180)
     assert (ended.status, ended.attempt) == ("succeeded", 2)

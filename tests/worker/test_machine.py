@@ -45,14 +45,14 @@ def test_errors_of_the_user_are_told_from_ours() -> None:
     assert "an index was out of bounds on cuda" in message
 
 
-def test_a_spare_has_asked_cuda_nothing() -> None:
-    """What CUDA_VISIBLE_DEVICES is when CUDA is first asked for devices stands for good; a spare learns it later."""
+def test_the_nursery_has_asked_cuda_nothing() -> None:
+    """What CUDA_VISIBLE_DEVICES is when CUDA is first asked for devices stands for good; a child learns it later."""
     program = (
         "import torch; asked = []; "
         "[setattr(torch.cuda, name, lambda *_, name=name: asked.append(name)) for name in "
         "('device_count', 'is_available', '_lazy_init', '_device_count_nvml')]; "
-        "import importlib, worker.runner; importlib.import_module('torch._dynamo'); "
-        "torch.use_deterministic_algorithms(True); assert asked == [], asked"
+        "import worker.runner; worker.runner.prepare(); "
+        "assert asked == [], asked"
     )
     subprocess.run([sys.executable, "-I", "-c", program], check=True, env=ENVIRONMENT)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from fleet import SMALL, Fleet
-from processes import children_of, is_alive
+from processes import descendants_of, is_alive
 from sqlalchemy import select
 
 from store import jobs
@@ -17,11 +17,11 @@ from store.transitions import Trigger
 
 def test_a_drained_worker_gives_its_job_back_at_once(fleet: Fleet) -> None:
     worker, _sweeper = fleet.start("worker"), fleet.start("sweeper")
-    model, dataset = fleet.ready(fleet.add_model()), fleet.ready(fleet.add_dataset())
+    model, dataset = fleet.given(fleet.add_model()), fleet.given(fleet.add_dataset())
     long = {**SMALL, "training": {**SMALL["training"], "steps": 100_000}}
     job = fleet.submit(model, dataset, long)
     fleet.wait(lambda: fleet._fetch(job), lambda now: now.progress is not None)
-    children = children_of(worker.pid)
+    children = descendants_of(worker.pid)
     worker.terminate()
     assert worker.wait(8) == 0
     after = fleet._fetch(job)
@@ -33,7 +33,7 @@ def test_a_drained_worker_gives_its_job_back_at_once(fleet: Fleet) -> None:
 
 def test_cancel_frees_the_worker_within_seconds(fleet: Fleet) -> None:
     fleet.start("worker")
-    model, dataset = fleet.ready(fleet.add_model()), fleet.ready(fleet.add_dataset())
+    model, dataset = fleet.given(fleet.add_model()), fleet.given(fleet.add_dataset())
     job = fleet.submit(model, dataset, {**SMALL, "training": {**SMALL["training"], "steps": 100_000}})
     fleet.wait(lambda: fleet._fetch(job), lambda now: now.progress is not None)
     started = time.monotonic()
@@ -56,7 +56,7 @@ ALL_THAT_IS_CARRIED = {
 @pytest.mark.parametrize("changes", [{}, ALL_THAT_IS_CARRIED], ids=["reset", "all that is carried"])
 def test_a_paused_job_goes_on_where_it_was(changes: dict[str, Any], fleet: Fleet) -> None:
     fleet.start("worker")
-    model, dataset = fleet.ready(fleet.add_model()), fleet.ready(fleet.add_dataset())
+    model, dataset = fleet.given(fleet.add_model()), fleet.given(fleet.add_dataset())
     training = {**SMALL["training"], "steps": 1500, "distillation": {} if changes else None}
     slow = {**SMALL, "stop": {"rounds": 2}, "training": training, **changes}
     plain = fleet.finished(fleet.submit(model, dataset, slow))

@@ -70,7 +70,7 @@ def ends_of(fleet: Fleet, job: Job) -> list[str]:
 @pytest.mark.timeout(240)
 def test_a_job_outlives_its_database(fleet: Fleet, server: PostgresServer) -> None:
     worker, sweeper = fleet.start("worker"), fleet.start("sweeper")
-    model, dataset = fleet.ready(fleet.add_model()), fleet.ready(fleet.add_dataset())
+    model, dataset = fleet.given(fleet.add_model()), fleet.given(fleet.add_dataset())
     undisturbed = fleet.finished(fleet.submit(model, dataset, SLOW))
     expected = fleet.digests(undisturbed)
 

@@ -14,7 +14,7 @@ import obstore
 import pytest
 from fleet import SMALL, Fleet
 from obstore.store import S3Store
-from processes import children_of
+from processes import descendants_of
 from s3 import S3Server, running_s3
 
 from store import jobs
@@ -60,7 +60,7 @@ def test_a_job_from_bucket_to_download(fleet: Fleet, s3: S3Server) -> None:
     fleet.wait(lambda: fleet._fetch(job), lambda now: now.last_position >= 0)
     secret = s3.environment["AWS_SECRET_ACCESS_KEY"].encode()
     assert secret in Path(f"/proc/{worker.pid}/environ").read_bytes()
-    children = children_of(worker.pid)
+    children = descendants_of(worker.pid)
     assert children
     for child in children:
         environment = Path(f"/proc/{child}/environ").read_bytes()
@@ -82,7 +82,7 @@ def test_a_job_from_bucket_to_download(fleet: Fleet, s3: S3Server) -> None:
 def test_a_bucket_that_hangs_for_longer_than_a_lease_costs_no_attempt(fleet: Fleet, s3: S3Server) -> None:
     fleet.start("worker")
     fleet.start("sweeper")
-    model, dataset = fleet.ready(fleet.add_model()), fleet.ready(fleet.add_dataset())
+    model, dataset = fleet.given(fleet.add_model()), fleet.given(fleet.add_dataset())
     s3.process.send_signal(signal.SIGSTOP)
     job = fleet.submit(model, dataset)
     fleet.wait(lambda: fleet._fetch(job), lambda now: now.status == "running")
@@ -95,7 +95,7 @@ def test_a_bucket_that_hangs_for_longer_than_a_lease_costs_no_attempt(fleet: Fle
 def test_a_round_outlives_a_bucket_that_is_away(fleet: Fleet, s3: S3Server) -> None:
     fleet.start("worker")
     fleet.start("sweeper")
-    model, dataset = fleet.ready(fleet.add_model()), fleet.ready(fleet.add_dataset())
+    model, dataset = fleet.given(fleet.add_model()), fleet.given(fleet.add_dataset())
     job = fleet.submit(model, dataset, {**SMALL, "training": {**SMALL["training"], "steps": 1500}})
     fleet.wait(lambda: fleet._fetch(job), lambda now: now.progress is not None)
     s3.process.kill()

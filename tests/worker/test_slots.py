@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from fleet import SMALL, Fleet
-from processes import children_of, is_alive
+from processes import descendants_of, is_alive
 from pydantic import ValidationError
 
 from store.queue import INTAKE, Bell
@@ -33,7 +33,7 @@ def at_work(fleet: Fleet, *jobs: object) -> bool:
 
 def test_an_upload_is_validated_while_a_job_runs(fleet: Fleet) -> None:
     fleet.start("worker")
-    model, dataset = fleet.ready(fleet.add_model()), fleet.ready(fleet.add_dataset())
+    model, dataset = fleet.given(fleet.add_model()), fleet.given(fleet.add_dataset())
     job = fleet.submit(model, dataset, LONG)
     fleet.wait(lambda: at_work(fleet, job), bool)
     fleet.submit(model, dataset)  # and another one waits behind it
@@ -45,13 +45,13 @@ def test_an_upload_is_validated_while_a_job_runs(fleet: Fleet) -> None:
 def test_two_slots_run_two_jobs_at_once_and_give_both_back(two_slots: Fleet) -> None:
     fleet = two_slots
     worker = fleet.start("worker")
-    model, dataset = fleet.ready(fleet.add_model()), fleet.ready(fleet.add_dataset())
+    model, dataset = fleet.given(fleet.add_model()), fleet.given(fleet.add_dataset())
     jobs = [fleet.submit(model, dataset, LONG) for _ in range(3)]
     fleet.wait(lambda: at_work(fleet, *jobs[:2]), bool)
     assert fleet._fetch(jobs[2]).status == "queued"
     assert fleet.ready(fleet.add_dataset()).status == IntakeStatus.READY, "both slots taken, and uploads have their own"
 
-    children = children_of(worker.pid)
+    children = descendants_of(worker.pid)
     worker.terminate()
     assert worker.wait(15) == 0
     after = [fleet._fetch(job) for job in jobs]
@@ -64,7 +64,7 @@ def test_a_burst_of_messages_loses_nothing(two_slots: Fleet) -> None:
     """No sweeper runs: what a lost message told of would wait for ever. Messages without work harm nobody."""
     fleet = two_slots
     fleet.start("worker")
-    model, dataset = fleet.ready(fleet.add_model()), fleet.ready(fleet.add_dataset())
+    model, dataset = fleet.given(fleet.add_model()), fleet.given(fleet.add_dataset())
     short = {**SMALL, "stop": {"rounds": 1}, "training": {**SMALL["training"], "steps": 5}}
     bell = Bell(fleet.settings.broker_url)
     jobs = []

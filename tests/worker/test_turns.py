@@ -58,8 +58,12 @@ def test_what_is_said_twice_is_refused(attempt: JobAttempt, database: Database) 
         attempt.take(Started(determinism={"device": "b"}))
     (attempt.folder.outputs / "model").write_bytes(b"weights")
     attempt.take(round_done(0))
-    attempt.take(NotExported(reason="first"))
-    for again in (NotExported(reason="second"), Exported(position=0, file="model"), round_done(1)):
+    attempt.take(NotExported(kind="program", reason="first"))
+    for again in (
+        NotExported(kind="program", reason="second"),
+        Exported(kind="program", position=0, file="model"),
+        round_done(1),
+    ):
         with pytest.raises(BadMessage, match="out of turn"):
             attempt.take(again)
     with database.reading() as session:
@@ -71,7 +75,7 @@ def test_what_is_said_twice_is_refused(attempt: JobAttempt, database: Database) 
 def test_a_program_that_nobody_asked_for_is_refused(attempt: JobAttempt) -> None:
     attempt.job.artifacts = ["model"]
     with pytest.raises(BadMessage, match="out of turn"):
-        attempt.take(Exported(position=0, file="model"))
+        attempt.take(Exported(kind="program", position=0, file="model"))
 
 
 def test_a_program_of_another_round_is_refused(attempt: JobAttempt) -> None:
@@ -79,7 +83,7 @@ def test_a_program_of_another_round_is_refused(attempt: JobAttempt) -> None:
         (attempt.folder.outputs / "model").write_bytes(b"weights")
         attempt.take(round_done(position))
     with pytest.raises(BadMessage, match="not selected"):
-        attempt.take(Exported(position=0, file="model"))
+        attempt.take(Exported(kind="program", position=0, file="model"))
 
 
 @pytest.mark.parametrize("number", ["201", "9" * 40])

@@ -1,4 +1,4 @@
-"""Trains a few steps and prints the digest of what came out: `trainee.py FOLDER free|locked|cuda UID THREADS`."""
+"""Trains a few steps and prints the digest of what came out: `trainee.py FOLDER free,locked,cuda UID THREADS`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torch import nn
 from pruning.formats.datasets import read_dataset
 from pruning.formats.results import read_masks, write_masks, write_sparse, write_state
 from pruning.formats.weights import read_state_dict
-from worker import sandbox
+from worker import runner, sandbox
 
 
 def train(folder: Path) -> str:
@@ -48,13 +48,11 @@ def dataset() -> bytes:
     return file.getvalue()
 
 
-def main(folder: Path, mode: str, uid: int, threads: int) -> None:
+def main(folder: Path, mode: str, uid: int, threads: int) -> dict[str, object]:
     if uid != os.getuid():
         # An interpreter in a home that others may not enter: what is imported late must have been imported before.
         train(folder)
-        for path in (folder / "out").iterdir():
-            if path.is_file():
-                path.unlink()
+        clear(folder / "out")
     inmate.become(uid)
     lock_ms = 0.0
     if mode != "free":
@@ -63,8 +61,22 @@ def main(folder: Path, mode: str, uid: int, threads: int) -> None:
         sandbox.lock(folder, mode == "cuda")
         lock_ms = 1000 * (time.perf_counter() - started)
     torch.set_num_threads(threads)
-    print(json.dumps({"digest": train(folder), "lock_ms": lock_ms}))
+    return {"digest": train(folder), "lock_ms": lock_ms}
+
+
+def clear(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_file():
+            path.unlink()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+    folder = Path(sys.argv[1])
+    runner.prepare()
+    for mode in sys.argv[2].split(","):  # each in a process of its own, forked as the nursery forks
+        if os.fork() == 0:
+            print(json.dumps(main(folder, mode, int(sys.argv[3]), int(sys.argv[4]))), flush=True)
+            os._exit(0)
+        if os.wait()[1] != 0:
+            sys.exit(1)
+        clear(folder / "out")

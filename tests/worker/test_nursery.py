@@ -1,0 +1,126 @@
+"""Children that are forked: as fresh as started ones, their ends told, none outliving whom it must not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from processes import children_of, descendants_of, is_alive
+
+from worker.children import Child, Children, Exited
+
+
+@pytest.fixture(scope="module")
+def children() -> Iterator[Children]:
+    children = Children()
+    pid_of(child := children.take())  # torch is imported
+    child.kill()
+    yield children
+    children.close()
+
+
+def nursery_of(child: Child) -> int:
+    status = Path(f"/proc/{pid_of(child)}/status").read_text()
+    return int(status.partition("PPid:")[2].split()[0])
+
+
+def open_files(pid: int) -> list[str]:
+    """stdin, stdout, stderr and messages it should be; a socket would be a sibling's control."""
+    return sorted(str(path.readlink()).partition(":")[0] for path in Path(f"/proc/{pid}/fd").iterdir())
+
+
+def pid_of(child: Child) -> int:
+    eventually(lambda: child.process.pid is not None)
+    assert child.process.pid is not None
+    return child.process.pid
+
+
+def eventually(look: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not look():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_it_starts_in_milliseconds_in_a_session_of_its_own_with_nothing_of_its_siblings(children: Children) -> None:
+    with children.lent():
+        started = time.perf_counter()
+        with children.lent() as child:
+            pid = pid_of(child)
+            print(f"a child after {1000 * (time.perf_counter() - started):.0f} ms")
+            eventually(lambda: open_files(pid) == ["/dev/null", "pipe", "pipe", "pipe"])
+            assert os.getsid(pid) == pid
+            assert len(list(Path(f"/proc/{pid}/task").iterdir())) == 1
+        assert not is_alive(pid)
+
+
+def test_how_it_ended_is_told(children: Children) -> None:
+    with children.lent() as child:
+        child.order({"no": "order"})
+        assert isinstance(child.next_message(20), Exited)
+        assert child.last_words().startswith("the training process ended with exit code 1: ")
+        assert "KeyError" in child.last_words()
+        assert child.process.wait(0) == 1
+    with children.lent() as child:
+        os.kill(pid_of(child), signal.SIGSEGV)
+        assert isinstance(child.next_message(20), Exited)
+        assert child.last_words() == "the training process ended with killed by SIGSEGV"
+        child.ask_to_stop()  # its number may be another's: nothing is sent
+
+
+def test_what_is_dropped_is_killed(children: Children) -> None:
+    """Also where it ignores its stdin's end: its control is closed with its owner."""
+    child = children.take()
+    os.kill(pid := pid_of(child), signal.SIGSTOP)
+    child.process._control.close()
+    eventually(lambda: not is_alive(pid))
+    child.process.returncode = -signal.SIGKILL
+    child.kill()  # its pipes
+
+
+def test_a_nursery_that_dies_takes_its_children_with_it_and_is_replaced(children: Children) -> None:
+    with children.lent() as child:
+        pid, nursery = pid_of(child), nursery_of(child)
+        os.kill(nursery, signal.SIGKILL)
+        assert isinstance(child.next_message(20), Exited)
+        assert "SIGKILL" in child.last_words()
+        eventually(lambda: not is_alive(pid))
+        with children.lent() as another:
+            assert nursery_of(another) != nursery
+
+
+def test_nothing_is_left_at_the_end() -> None:
+    before = descendants_of(os.getpid())
+    children = Children()
+    children.warm_up()
+    child = children.take()
+    pid = pid_of(child)
+    left = [one for one in descendants_of(os.getpid()) if one not in before]
+    assert pid in left
+    children.close()
+    eventually(lambda: not any(map(is_alive, left)))
+    assert len(children_of(os.getpid())) <= len(before)
+    child.kill()
+
+
+def test_what_is_asked_of_a_nursery_that_still_starts_is_not_waited_for() -> None:
+    """An attempt has begun by then, and keeps its lease while it waits."""
+    children = Children()
+    started = time.perf_counter()
+    child = children.take()
+    assert time.perf_counter() - started < 1
+    assert child.process.pid is None
+    assert child.unlinked_bytes() == 0
+    child.order({"no": "order"})
+    assert isinstance(child.next_message(60), Exited)
+    assert "KeyError" in child.last_words()
+    child.kill()
+    doomed = children.take()
+    children.close()
+    assert isinstance(doomed.next_message(20), Exited)
+    assert "could not be started" in doomed.last_words() or "SIGKILL" in doomed.last_words()
+    doomed.kill()
