@@ -106,7 +106,19 @@ def synflow(model: nn.Module, masks: Mapping[str, Tensor], evidence: Evidence) -
     Tanaka et al. 2020, equation 7, in float64: a deep network's R leaves float32. To be pruned in many small steps
     (`iterations`), each on the masks of the last, so that no layer collapses.
     """
-    model = copy.deepcopy(model).eval().double()
+    try:
+        scores = _flow(model, masks, evidence, torch.float64)
+    except RuntimeError as error:
+        if not any(word in str(error) for word in ("dtype", "type (", "scalar type")):
+            raise
+        scores = _flow(model, masks, evidence, torch.float32)  # an exported program may have float32 written into it
+    # Masks compare scores as float32, which the scores of a deep network would leave, too: only their order counts.
+    largest = max(float(score.max()) for score in scores.values()) or 1.0
+    return {name: (score / largest).float() for name, score in scores.items()}
+
+
+def _flow(model: nn.Module, masks: Mapping[str, Tensor], evidence: Evidence, dtype: torch.dtype) -> Scores:
+    model = copy.deepcopy(model).eval().to(dtype)
     with torch.no_grad():
         for tensor in (*model.parameters(), *model.buffers()):
             if tensor.is_floating_point():
@@ -115,15 +127,12 @@ def synflow(model: nn.Module, masks: Mapping[str, Tensor], evidence: Evidence) -
     with torch.no_grad():
         for name, mask in masks.items():
             weights[name].masked_fill_(~mask.to(weights[name].device), 0.0)
-    ones = torch.ones(1, *evidence.train.inputs.shape[1:], dtype=torch.float64, device=evidence.train.device)
+    ones = torch.ones(1, *evidence.train.inputs.shape[1:], dtype=dtype, device=evidence.train.device)
     gradients = torch.autograd.grad(model(ones).sum(), list(weights.values()))
-    scores = {
+    return {
         name: (gradient * weight.detach()).abs()
         for (name, weight), gradient in zip(weights.items(), gradients, strict=True)
     }
-    # Masks compare scores as float32, which the scores of a deep network would leave, too: only their order counts.
-    largest = max(float(score.max()) for score in scores.values()) or 1.0
-    return {name: (score / largest).float() for name, score in scores.items()}
 
 
 def wanda(model: nn.Module, masks: Mapping[str, Tensor], evidence: Evidence) -> Scores:

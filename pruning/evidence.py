@@ -38,10 +38,15 @@ class Evidence:
     loss_fn: Callable[[Tensor, Tensor], Tensor] = cross_entropy
 
     def sample(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of the sample: (inputs as the model takes them, targets)."""
+        """Batches of the sample: (inputs as the model takes them, targets).
+
+        A last batch of one example is left out: batch-norm, where a criterion has it in training mode, cannot take it.
+        """
         train = self.train
         prepare = preprocessor(self.preprocessing, train.inputs, train.device)
         drawn = torch.randperm(len(train), generator=self.generator)[:SAMPLE]
+        if len(drawn) > 1 and len(drawn) % SAMPLE_BATCH == 1:
+            drawn = drawn[:-1]
         for chosen in torch.split(drawn, SAMPLE_BATCH):
             inputs = train.inputs[chosen.to(train.inputs.device)]
             yield prepare(train.on_device(inputs)), train.targets[chosen.to(train.device)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +61,7 @@ class Pruner:
 
         Raises:
             MaskError: the result breaks an invariant.
+            RecipeRefused: scores are not numbers.
         """
         recipe, budget = self._recipe, self.budget
         criterion = CRITERIA[recipe.criterion.name]
@@ -79,6 +81,7 @@ class Pruner:
             with global_stream(recipe.seed, "criterion", number, device=self._trainer.device):
                 found = criterion.score(model, self._competition.masks(kept), evidence)
             scores = self._competition.scores({key: score.cpu() for key, score in found.items()}, recipe.criterion.name)
+            self._refuse_nan(scores, kept)
             if recipe.criterion.keep == "low":
                 scores = {layer: -score for layer, score in scores.items()}
             kept = scope_of(budget)(scores, kept, part, budget, ties)
@@ -88,6 +91,16 @@ class Pruner:
         check_masks(pruned, masks)
         check_connected(self._trainer.model, pruned, self._trainer.example)
         return pruned
+
+    def _refuse_nan(self, scores: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> None:
+        name = self._recipe.criterion.name
+        for layer, score in scores.items():
+            if bool(score[kept[layer]].isnan().any()):
+                raise RecipeRefused(
+                    ("criterion", "name"),
+                    f"the scores that {name} gives layer {layer} are not all numbers: something overflows; scale the "
+                    "inputs (training.preprocessing), or use magnitude",
+                )
 
     def _first(self, masks: Masks) -> nn.Module:
         model = copy.deepcopy(self._trainer.model)

@@ -81,7 +81,7 @@ class Scope(Section):
 
 
 class FractionSchedule(Section):
-    """Each round prunes `fraction` of what remains, or of what there was: see `pruning.schedules.count_to_prune`."""
+    """Each round prunes `fraction` of what remains, or of what there was: see `pruning.budgets.count_to_prune`."""
 
     kind: Literal["fraction"] = "fraction"
     fraction: float = Field(gt=0, lt=1)

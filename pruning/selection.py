@@ -31,7 +31,7 @@ class Gate(Section):
     """A condition on the selected round; a job whose gate is missed succeeds with conclusion `gate_failed`."""
 
     metric: Literal["accuracy", "loss", "f1", "mae", "r2", "perplexity"] = Field(
-        description="that the recipe's loss measures: see METRICS_OF_LOSS"
+        description="one that the recipe's loss measures: GET /v1/capabilities, losses"
     )
     split: Literal["validation"] = "validation"
     op: Literal[">=", ">", "<=", "<"] = ">="

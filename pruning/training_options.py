@@ -129,7 +129,11 @@ class Training(Section):
     batch_size: int = Field(ge=1, le=65_536)
     optimizer: Optimizer
     learning_rate: LearningRate = Field(default_factory=LearningRate)
-    loss: LossName = Field("cross_entropy", description="fits the dataset's targets: see LOSSES_OF_TASK")
+    loss: LossName = Field(
+        "cross_entropy",
+        description="by the dataset's targets: cross_entropy for classes, binary_cross_entropy (or mse) for several "
+        "labels, mse for numbers, next_token for tokens",
+    )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="in training only; every evaluation is without")
     evaluate_every_steps: int | None = Field(None, ge=1, description="null: once an epoch")
     early_stopping: EarlyStopping | None = None

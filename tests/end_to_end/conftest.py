@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx2
 import pytest
 from espalier import Client
 from pydantic import SecretStr
@@ -45,6 +46,13 @@ Connect = Callable[[Service], Client]
 @pytest.fixture(scope="session")
 def connect() -> Connect:
     return lambda service: Client(service.url, API_KEY)
+
+
+@pytest.fixture(scope="session")
+def http(service: Service) -> Iterator[httpx2.Client]:
+    """For what the client has no method for."""
+    with httpx2.Client(base_url=service.url, headers={"Authorization": f"Bearer {API_KEY}"}) as http:
+        yield http
 
 
 @pytest.fixture(scope="session")

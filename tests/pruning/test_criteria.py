@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -102,3 +105,134 @@ def test_dropnet_score_of_a_filter_that_is_activated_behind_the_flatten() -> Non
     inputs = torch.randn(10, 1, 2, 2, generator=generator(0, "inputs"))
     scores = CRITERIA["activation"].score(model, {}, evidence_for(model, inputs))["0"]
     torch.testing.assert_close(scores.float(), torch.relu(model[0](inputs)).mean((0, 2, 3)).detach())
+
+
+def linear(weights: list[list[float]]) -> nn.Sequential:
+    model = nn.Sequential(nn.Linear(len(weights[0]), len(weights), bias=False))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor(weights))
+    return model
+
+
+def scored(name, model, inputs, loss_fn=None, masks=None):
+    masks = masks or {
+        f"{path}.weight": torch.ones_like(module.weight, dtype=torch.bool)
+        for path, module in model.named_modules()
+        if isinstance(module, nn.Linear | nn.Conv2d)
+    }
+    evidence = evidence_for(model, inputs, by_unit=False)
+    if loss_fn is not None:
+        evidence = replace(evidence, loss_fn=loss_fn)
+    return CRITERIA[name].score(model, masks, evidence)
+
+
+def mean_output(outputs, targets):
+    return outputs.mean()
+
+
+def half_square(outputs, targets):
+    return outputs.square().sum(1).mean() / 2
+
+
+INPUTS = torch.tensor([[1.0, 2.0], [3.0, -4.0]])
+
+
+def test_taylor_by_hand() -> None:
+    """L = mean(w x): g is the mean input, (2, -1)."""
+    scores = scored("taylor", linear([[3.0, 5.0]]), INPUTS, mean_output)
+    assert scores["0.weight"].tolist() == [[36.0, 25.0]]
+
+
+def test_taylor_squares_every_batch_before_it_takes_their_mean() -> None:
+    """256 examples of 1 and 256 of -1: gradients of mixed batches nearly vanish, and their squares are what counts."""
+    inputs = torch.cat([torch.ones(256, 1), -torch.ones(256, 1)])
+    batches = [x.mean() for x, _ in evidence_for(linear([[1.0]]), inputs, by_unit=False).sample()]
+    assert len(batches) == 2
+    scores = scored("taylor", linear([[3.0]]), inputs, mean_output)["0.weight"]
+    assert scores.item() == pytest.approx(float(torch.stack(batches).square().mean() * 9))
+
+
+def test_snip_by_hand() -> None:
+    scores = scored("snip", linear([[3.0, -5.0]]), INPUTS, mean_output)
+    assert scores["0.weight"].tolist() == [[6.0, 5.0]]
+
+
+def test_grasp_by_hand() -> None:
+    """L = 1/2 mean (w x)^2: g = A w and H = A, A the mean of x x^T; s = w (A A w)."""
+    w = torch.tensor([[3.0, -5.0]])
+    second_moments = (INPUTS.T @ INPUTS) / 2
+    expected = w * (second_moments @ second_moments @ w.T).T
+    scores = scored("grasp", linear(w.tolist()), INPUTS, half_square)
+    torch.testing.assert_close(scores["0.weight"], expected)
+
+
+def test_grasp_is_the_flow_that_a_weight_gives() -> None:
+    """s . dw is half of the change of |g|^2, as a small step along the weight shows."""
+    model = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 2)).double()
+    inputs = INPUTS.double()
+
+    def flow(scale: float, row: int, column: int) -> float:
+        changed = copy.deepcopy(model)
+        with torch.no_grad():
+            changed[0].weight[row, column] *= scale
+        loss = half_square(changed(inputs), None)
+        weights = [changed[0].weight, changed[2].weight]
+        return sum(float(g.square().sum()) for g in torch.autograd.grad(loss, weights))
+
+    scores = scored("grasp", model, inputs.float().double(), half_square)["0.weight"]
+    for row, column in ((0, 0), (2, 1)):
+        slope = (flow(1 + 1e-5, row, column) - flow(1 - 1e-5, row, column)) / 2e-5
+        assert scores[row, column].item() == pytest.approx(slope / 2, rel=1e-4)
+
+
+def test_synflow_by_hand() -> None:
+    """R = sum over paths of the products of |w|; pruned weights carry nothing."""
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU(), nn.Linear(2, 1, bias=False))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[1.0, -2.0], [3.0, 4.0]]))
+        model[2].weight.copy_(torch.tensor([[-5.0, 6.0]]))
+    masks = {
+        "0.weight": torch.tensor([[True, True], [True, False]]),
+        "2.weight": torch.tensor([[True, True]]),
+    }
+    scores = scored("synflow", model, INPUTS, masks=masks)
+    largest = 6 * 3  # of the second unit, whose other weight is pruned
+    torch.testing.assert_close(scores["0.weight"] * largest, torch.tensor([[5.0, 10.0], [18.0, 0.0]]))
+    torch.testing.assert_close(scores["2.weight"] * largest, torch.tensor([[15.0, 18.0]]))
+
+
+def test_synflow_takes_no_data_and_conserves_what_flows() -> None:
+    """A hidden unit's incoming scores add up to its outgoing ones (Tanaka et al. 2020, theorem 1)."""
+    model = nn.Sequential(nn.Linear(4, 6, bias=False), nn.ReLU(), nn.Linear(6, 3, bias=False))
+    one, two = (scored("synflow", model, torch.randn(5, 4) * scale) for scale in (1, 1000))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    torch.testing.assert_close(one["0.weight"].sum(1), one["2.weight"].sum(0))
+
+
+def test_wanda_by_hand() -> None:
+    scores = scored("wanda", linear([[3.0, -5.0], [1.0, 0.0]]), INPUTS)
+    norms = torch.tensor([10.0, 20.0]).sqrt()
+    torch.testing.assert_close(scores["0.weight"], torch.tensor([[3.0, 5.0], [1.0, 0.0]]) * norms)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_wanda_of_a_convolution_takes_all_positions_of_its_groups_inputs(groups) -> None:
+    model = nn.Sequential(nn.Conv2d(4, 6, 3, padding=1, groups=groups))
+    inputs = torch.randn(5, 4, 7, 7, generator=generator(0, "inputs"))
+    scores = scored("wanda", model, inputs)["0.weight"]
+    norms = inputs.square().sum((0, 2, 3)).sqrt()
+    for unit in range(6):
+        seen = norms.view(groups, -1)[unit // (6 // groups)]
+        expected = model[0].weight[unit].detach().abs() * seen.view(-1, 1, 1)
+        torch.testing.assert_close(scores[unit], expected)
+
+
+def test_apoz_by_hand() -> None:
+    """The fraction of samples where a unit is not zero."""
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[1.0, -1.0], [-1.0, 0.0]]))
+        model[0].bias.copy_(torch.tensor([0.0, 1.0]))
+    inputs = torch.tensor([[3, 1], [1, 3], [0, 0], [5, 0]], dtype=torch.uint8)
+    scores = CRITERIA["apoz"].score(model, {}, evidence_for(model, inputs))
+    assert scores["0"].tolist() == [0.5, 0.25]

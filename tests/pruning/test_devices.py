@@ -9,6 +9,7 @@ import pytest
 import torch
 from elsewhere import ELSEWHERE, MixedDevices, another_device
 from test_iterative import BATCH, RECIPES, resumed, same_bits
+from test_strategies import recipe_of
 from torch import nn
 
 from pruning.criteria import CRITERIA, Evidence
@@ -16,6 +17,8 @@ from pruning.data import Dataset, Split, place
 from pruning.iterative import Round, prune_iteratively
 from pruning.masks import Masks
 from pruning.randomness import global_stream
+from pruning.recipe import UNIT_CRITERIA
+from pruning.strategies import STRATEGIES
 from pruning.training import evaluate, train
 from pruning.unit_flow import find_units
 
@@ -42,6 +45,33 @@ def test_rounds_of_another_device_are_the_same_and_lie_on_the_cpu(changes, toy_c
     again = rounds_elsewhere(toy_conv, dataset, recipe, resume=resumed(found[:2], []))
     for ours, theirs in zip(again, found[2:], strict=True):
         assert same_bits(ours.state, theirs.state)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_every_strategy_of_another_device_gives_the_same(name, toy_conv, make_dataset) -> None:
+    recipe, dataset = recipe_of(name), make_dataset((1, 4, 4), 3, 48)
+    for ours, theirs in zip(
+        rounds_elsewhere(toy_conv, dataset, recipe), prune_iteratively(toy_conv, dataset, recipe), strict=True
+    ):
+        for part in ("state", "masks", "ticket", "optimizer"):
+            one, other = getattr(ours, part), getattr(theirs, part)
+            assert (one is None) == (other is None)
+            assert one is None or same_bits(one, other)
+            assert {type(tensor) for tensor in (one or {}).values()} <= {torch.Tensor}
+        for control, measured in ours.controls.items():
+            assert measured["metrics"] == theirs.controls[control]["metrics"]
+
+
+@pytest.mark.parametrize("name", CRITERIA)
+def test_every_criterion_scores_elsewhere(name, toy_conv, make_dataset, make_recipe) -> None:
+    for granularity in ("weight", "unit"):
+        if granularity == "weight" and name in UNIT_CRITERIA:
+            continue
+        recipe = make_recipe(criterion={"name": name}, granularity=granularity, stop={"rounds": 1})
+        dataset = make_dataset((1, 4, 4), 3, 48)
+        here = list(prune_iteratively(toy_conv, dataset, recipe))
+        there = rounds_elsewhere(toy_conv, dataset, recipe)
+        assert all(same_bits(one.masks, other.masks) for one, other in zip(here, there, strict=True))
 
 
 def test_inputs_that_do_not_fit_follow_batch_by_batch(toy_conv, make_dataset, make_recipe) -> None:

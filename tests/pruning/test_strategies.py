@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
+from pruning import trainer
+from pruning.criteria import CRITERIA, Criterion
 from pruning.iterative import Resume, Stored, prune_iteratively
+from pruning.learning_rates import rate_of
 from pruning.recipe import Recipe
+from pruning.schedules import RecipeRefused
 from pruning.strategies import STRATEGIES
+from pruning.training_options import LearningRate
 
 SMALL = {"steps": 8, "batch_size": 16, "evaluate_every_steps": 4}
 
@@ -108,3 +114,148 @@ def test_criteria_leave_the_model_as_it_is(name, toy_conv, make_dataset, make_re
     same(before, toy_conv.state_dict())
     assert flags == [parameter.requires_grad for parameter in toy_conv.parameters()]
     assert all(parameter.grad is None for parameter in toy_conv.parameters())
+
+
+@pytest.mark.parametrize("name", ["taylor", "snip", "grasp", "wanda"])
+def test_a_sample_that_leaves_one_example_over(name, make_dataset, make_recipe) -> None:
+    """257 of them are a batch and one more, of which batch-norm in training mode has no deviation."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+    recipe = make_recipe(criterion={"name": name}, stop={"rounds": 1})
+    _, pruned = run(model, make_dataset((1, 4, 4), 3, 257), recipe)
+    assert pruned.sparsity_actual == 0.5
+
+
+class Float32(nn.Module):
+    """As exported programs have it: the type stands in the graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(16, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.fc2(torch.relu(self.fc1(x.flatten(1).to(torch.float32))))
+
+
+def test_synflow_of_a_network_that_stays_in_float32(make_dataset, make_recipe) -> None:
+    recipe = make_recipe(criterion={"name": "synflow"}, stop={"rounds": 1})
+    model, plain = Float32(), nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3))
+    plain.load_state_dict(dict(zip(plain.state_dict(), model.state_dict().values(), strict=True)))
+    dataset = make_dataset((1, 4, 4), 3, 60)
+    (_, ours), (_, theirs) = run(model, dataset, recipe), run(plain, dataset, recipe)
+    for one, other in zip(ours.masks.values(), theirs.masks.values(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_scores_that_are_no_numbers_are_told(toy_conv, make_dataset, make_recipe, monkeypatch) -> None:
+    def overflowing(model, masks, evidence):
+        return {name: torch.full(mask.shape, torch.nan) for name, mask in masks.items()}
+
+    monkeypatch.setitem(CRITERIA, "grasp", Criterion(overflowing))
+    with pytest.raises(RecipeRefused, match="scores that grasp gives layer conv are not all numbers") as caught:
+        run(toy_conv, make_dataset((1, 4, 4), 3, 60), make_recipe(criterion={"name": "grasp"}))
+    assert caught.value.field == ("criterion", "name")
+
+
+def test_reinit_draws_weights_of_the_first_ones_distribution_anew_each_round(make_dataset, make_recipe) -> None:
+    """Biases, normalisations and buffers are as they first were; the same seed draws the same."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 400), nn.BatchNorm1d(400), nn.ReLU(), nn.Linear(400, 3))
+    with torch.no_grad():
+        model[1].weight.mul_(3).add_(0.5)
+        model[2].weight.fill_(0.7)
+    untrained = {"steps": 1, "batch_size": 16, "optimizer": {"name": "sgd", "lr": 1e-12}}
+    recipe = make_recipe(between_rounds={"weights": "reinit"}, training=untrained)
+    dataset = make_dataset((1, 4, 4), 3, 60)
+    first, (_, one, two) = model.state_dict(), run(model, dataset, recipe)
+    for round_ in (one, two):
+        kept = round_.masks["1.weight"]
+        fresh, were = round_.state["1.weight"][kept], first["1.weight"]
+        assert not torch.isclose(fresh, were[kept]).any()
+        assert float(fresh.mean()) == pytest.approx(float(were.mean()), abs=0.05)
+        assert float(fresh.std()) == pytest.approx(float(were.std()), rel=0.05)
+        torch.testing.assert_close(round_.state["1.bias"], first["1.bias"])
+        torch.testing.assert_close(round_.state["2.weight"], first["2.weight"])
+    assert not torch.isclose(one.state["1.weight"], two.state["1.weight"])[two.masks["1.weight"]].any()
+    same(two.state, run(model, dataset, recipe)[2].state)
+
+
+@pytest.mark.parametrize("name", ["random_reinit", "random_mask"])
+def test_a_control_has_the_rounds_budget_and_is_never_fed_back(name, toy_conv, make_dataset, monkeypatch) -> None:
+    dataset, trainings = make_dataset((1, 4, 4), 3, 60), []
+    real = trainer.train
+
+    def spy(model, masks, data, training, **options):
+        start = {key: value.clone() for key, value in model.state_dict().items()}
+        asked = {key: options[key] for key in ("seed", "epoch_offset", "first_step")}
+        trainings.append((start, {key: mask.clone() for key, mask in masks.items()}, training, asked))
+        return real(model, masks, data, training, **options)
+
+    monkeypatch.setattr(trainer, "train", spy)
+    with_control = run(toy_conv, dataset, recipe_of(name))
+    monkeypatch.undo()
+    plain = run(toy_conv, dataset, recipe_of(name, controls=[]))
+    for one, other in zip(with_control, plain, strict=True):
+        same(one.state, other.state)
+        same(one.masks, other.masks)
+        assert one.metrics == other.metrics
+
+    first = toy_conv.state_dict()
+    assert len(trainings) == 1 + 2 * 3
+    for (start, masks, *asked), (control_start, control_masks, *control_asked) in zip(
+        trainings[1::2], trainings[2::2], strict=True
+    ):
+        assert asked == control_asked, "data order, steps and all"
+        for key, mask in masks.items():
+            assert int(control_masks[key].sum()) == int(mask.sum()), "layer by layer"
+            assert not control_start[key][~control_masks[key]].any()
+            if name == "random_mask":
+                assert torch.equal(control_start[key], first[key] * control_masks[key])
+            else:
+                assert torch.equal(control_masks[key], mask)
+                assert not torch.isclose(control_start[key], start[key])[mask].any()
+        if name == "random_mask":
+            assert any(not torch.equal(control_masks[key], mask) for key, mask in masks.items())
+        for key in control_start.keys() - masks.keys():
+            assert torch.equal(control_start[key], first[key]), "biases and normalisations"
+
+
+def test_seconds_and_patience_end_the_loop(toy_conv, make_dataset, make_recipe, monkeypatch) -> None:
+    dataset = make_dataset((1, 4, 4), 3, 60)
+    assert [r.number for r in run(toy_conv, dataset, make_recipe(stop={"seconds": 1e-9}))] == [0]
+    told = iter([0.5, 0.6, 0.6, 0.4, 0.7])
+
+    def evaluate(model, split, preprocessing, loss):
+        return {"accuracy": next(told) if split is dataset.validation else 0.0, "loss": 1.0}
+
+    monkeypatch.setattr(trainer, "evaluate", evaluate)
+    gentle = {"schedule": {"fraction": 0.1}}
+    rounds = run(toy_conv, dataset, make_recipe(**gentle, stop={"patience": 2, "rounds": 9}))
+    assert [r.number for r in rounds] == [0, 1, 2, 3], "as good as before is no better"
+
+
+def test_what_becomes_of_the_learning_rate_from_round_to_round(
+    toy_conv, make_dataset, make_recipe, monkeypatch
+) -> None:
+    """Cosine over 8 steps, two rounds and a final entry, which begins anew whatever came before."""
+    dataset, cosine = make_dataset((1, 4, 4), 3, 60), rate_of(LearningRate(kind="cosine"))
+    whole = [cosine(step, 8) for step in range(8)]
+    real, seen = trainer.train, []
+
+    def spy(*args, first_step, rate, **options):
+        used = rate or cosine
+        seen.append([used(step, 8) for step in range(first_step, 8)])
+        return real(*args, first_step=first_step, rate=rate, **options)
+
+    monkeypatch.setattr(trainer, "train", spy)
+    for mode, later in [
+        ("restart", [whole, whole]),
+        ("rewind", [whole[3:], whole[3:]]),
+        ("constant", [[whole[-1]] * 8] * 2),
+        ("continue", [[cosine(8 * n + step, 24) for step in range(8)] for n in (1, 2)]),
+    ]:
+        seen.clear()
+        between = {"weights": "continue", "learning_rate": mode, "step": 3 if mode == "rewind" else None}
+        training = {**SMALL, "optimizer": {"name": "sgd", "lr": 0.01}, "learning_rate": {"kind": "cosine"}}
+        final = {"finally": {"weights": "reset", "train": True}}
+        run(toy_conv, dataset, make_recipe(between_rounds=between, training=training, **final))
+        first = whole if mode != "continue" else [cosine(step, 24) for step in range(8)]
+        assert seen == [first, *later, whole], mode

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
+import pytest
 from fleet import SMALL, Fleet
 from processes import descendants_of, is_alive
 from sqlalchemy import select
@@ -44,10 +46,19 @@ def test_cancel_frees_the_worker_within_seconds(fleet: Fleet) -> None:
     assert fleet.finished(next_job).conclusion == "passed"
 
 
-def test_a_paused_job_goes_on_where_it_was(fleet: Fleet) -> None:
+ALL_THAT_IS_CARRIED = {
+    "between_rounds": {"weights": "rewind", "step": 5, "learning_rate": "rewind", "optimizer_state": "keep"},
+    "finally": {"weights": "rewind", "train": True},
+}
+"""From round to round: round 0's weights at a step, what it has learnt (distilled), the optimiser's state."""
+
+
+@pytest.mark.parametrize("changes", [{}, ALL_THAT_IS_CARRIED], ids=["reset", "all that is carried"])
+def test_a_paused_job_goes_on_where_it_was(changes: dict[str, Any], fleet: Fleet) -> None:
     fleet.start("worker")
     model, dataset = fleet.given(fleet.add_model()), fleet.given(fleet.add_dataset())
-    slow = {**SMALL, "stop": {"rounds": 2}, "training": {**SMALL["training"], "steps": 1500}}
+    training = {**SMALL["training"], "steps": 1500, "distillation": {} if changes else None}
+    slow = {**SMALL, "stop": {"rounds": 2}, "training": training, **changes}
     plain = fleet.finished(fleet.submit(model, dataset, slow))
     job = fleet.submit(model, dataset, slow)
     fleet.wait(lambda: fleet._fetch(job), lambda now: now.last_position >= 0)
