@@ -1,0 +1,2 @@
+def lottery_table(out): return ""
+def draw(*a): pass
