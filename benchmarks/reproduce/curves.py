@@ -1,2 +1,3 @@
 def lottery_table(out): return ""
 def draw(*a): pass
+def unit_table(*a): return ""
