@@ -13,6 +13,7 @@ import re
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,8 +36,7 @@ class Target:
 
 
 def cpu_seconds() -> float:
-    times = os.times()
-    return times.user + times.system
+    return time.process_time()
 
 
 def take_turns(ways: Mapping[str, Callable[[], float]], turns: int) -> dict[str, list[float]]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from benchmarks.measure import Target, cpu_seconds, output_of, peak_bytes, reset_peak
+from benchmarks.measure import Target, cpu_seconds, output_of, peak_bytes, ratio, reset_peak
 from pruning.masks import prune_smallest
 
 FRACTION = 0.2
@@ -97,16 +97,16 @@ def report(num_weights: int, turns: int) -> list[str]:
             seconds, extra = map(float, output_of("benchmarks.selection", way, num_weights).split())
             found[way].append((seconds, extra))
     lines = [f"Global magnitude selection, {num_weights:.0e} weights, 20% of them, {turns} turns"]
+    seconds_of = {way: [seconds for seconds, _ in pairs] for way, pairs in found.items()}
     for way, pairs in found.items():
         cpu, memory = (statistics.median(column) for column in zip(*pairs, strict=True))
-        faster = statistics.median(
-            theirs[0] / mine[0] for theirs, mine in zip(pairs, found["ours"], strict=True)
-        )
-        lines.append(f"  {way:<24} {cpu:8.3f} s   {memory:5.2f} x the weights   {faster:5.1f} x ours")
-        if way == "global_unstructured":
-            lines.append(f"    ours is {faster:.1f} x cheaper: {TARGETS['faster'].verdict(faster)}")
-        if way == "ours, given scores":
-            lines.append(f"    extra memory {memory:.2f}: {TARGETS['memory'].verdict(memory)}")
+        slower = ratio(seconds_of, way, "ours")
+        lines.append(f"  {way:<24} {cpu:8.3f} s   {memory:5.2f} x the weights   {slower:5.1f} x ours")
+    for way in ("ours, given scores", "ours"):
+        faster = ratio(seconds_of, "global_unstructured", way)
+        memory = statistics.median(memory for _, memory in found[way])
+        lines.append(f"    {way}: {faster:.1f} x cheaper than global_unstructured: {TARGETS['faster'].verdict(faster)}")
+        lines.append(f"    {way}: {memory:.2f} x the weights of extra memory: {TARGETS['memory'].verdict(memory)}")
     return lines
 
 

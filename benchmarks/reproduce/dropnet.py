@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.reproduce import images
-from benchmarks.reproduce.curves import draw, unit_table
+from benchmarks.reproduce.curves import draw_units, unit_table
 from benchmarks.reproduce.shelf import Shelf, iterate
 from pruning.randomness import global_stream
 from pruning.recipe import Recipe
@@ -102,7 +102,7 @@ def main() -> None:
                 )
     table = unit_table(out, CURVES)
     (out / "table.md").write_text(table)
-    draw(out, f"DropNet, {first}-{second} nodes on MNIST, at most {given.epochs} epochs a round", CURVES)
+    draw_units(out, f"DropNet, {first}-{second} nodes on MNIST, at most {given.epochs} epochs a round", CURVES)
     print(table)
 
 

@@ -26,7 +26,7 @@ import torch
 from torch import nn
 
 from benchmarks.reproduce import images
-from benchmarks.reproduce.curves import draw, lottery_table
+from benchmarks.reproduce.curves import draw_lottery, lottery_table
 from benchmarks.reproduce.shelf import Line, Shelf, alone, iterate
 from pruning.data import Dataset
 from pruning.formats.architectures import build
@@ -167,7 +167,7 @@ def main(experiment: Experiment = LENET) -> None:
                     say(seed, f"{curve} again to its stop", line)
     table = lottery_table(out)
     (out / "table.md").write_text(table)
-    draw(out, f"{experiment.title}, {steps:,} steps a round")
+    draw_lottery(out, f"{experiment.title}, {steps:,} steps a round")
     print(table)
 
 
