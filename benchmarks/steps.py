@@ -13,7 +13,9 @@ TARGETS = {"plain": Target(least=2), "open_lth": Target(least=4.5), "masks": Tar
 
 def report(turns: int, open_lth: Path | None) -> list[str]:
     times = measure(["ours", "ours, dense", "plain", *(["open_lth"] if open_lth else [])], turns, open_lth)
-    lines = [f"Training step, LeNet-300-100, batch 60, Adam, a fifth of the weights kept; {turns} turns of {STEPS_A_TURN}"]
+    lines = [
+        f"Training step, LeNet-300-100, batch 60, Adam, a fifth of the weights kept; {turns} turns of {STEPS_A_TURN}"
+    ]
     for way, seconds in times.items():
         median, least = (1000 * f(seconds) / STEPS_A_TURN for f in (statistics.median, min))
         lines.append(f"  {way:<24} {median:8.3f} ms   least {least:.3f} ms   {ratio(times, way, 'ours'):5.2f} x ours")

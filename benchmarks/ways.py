@@ -138,7 +138,9 @@ def open_lth(baton: Baton) -> None:
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
-        train(settings, pruned, loader, folder, [callback], end_step=Step.from_epoch(1000, 0, loader.iterations_per_epoch))
+        train(
+            settings, pruned, loader, folder, [callback], end_step=Step.from_epoch(1000, 0, loader.iterations_per_epoch)
+        )
 
 
 def _import_torchvision() -> None:

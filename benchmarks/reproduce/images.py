@@ -15,7 +15,10 @@ from pruning.randomness import generator
 
 Arrays = tuple[NDArray[numpy.uint8], NDArray[numpy.int64]]
 
-_NPZ_NAMES = (("x_train", "y_train", "x_test", "y_test"), ("train.inputs", "train.targets", "test.inputs", "test.targets"))
+_NPZ_NAMES = (
+    ("x_train", "y_train", "x_test", "y_test"),
+    ("train.inputs", "train.targets", "test.inputs", "test.targets"),
+)
 _IDX_STEMS = (("train-images", "train-labels"), ("t10k-images", "t10k-labels"))
 _CIFAR_RECORD = 1 + 3 * 32 * 32
 
