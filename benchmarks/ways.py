@@ -112,15 +112,15 @@ def open_lth(baton: Baton) -> None:
     # It derives a class, unused here, from both ABC and this one, whose orders no longer agree.
     torch.nn.parallel.DistributedDataParallel = torch.nn.DataParallel  # type: ignore[misc, assignment]
     # Its packages (`pruning` among them) come before ours on this process's path.
-    import datasets.mnist as mnist  # type: ignore[import-not-found]
-    import models.mnist_lenet as lenet  # type: ignore[import-not-found]
-    import platforms.local as local  # type: ignore[import-not-found]
-    import platforms.platform as current  # type: ignore[import-not-found]
-    from foundations.hparams import TrainingHparams  # type: ignore[import-not-found]
-    from foundations.step import Step  # type: ignore[import-not-found]
-    from pruning.mask import Mask  # type: ignore[import-not-found]
-    from pruning.pruned_model import PrunedModel  # type: ignore[import-not-found]
-    from training.train import train  # type: ignore[import-not-found]
+    import datasets.mnist as mnist  # type: ignore
+    import models.mnist_lenet as lenet  # type: ignore
+    import platforms.local as local  # type: ignore
+    import platforms.platform as current  # type: ignore
+    from foundations.hparams import TrainingHparams  # type: ignore
+    from foundations.step import Step  # type: ignore
+    from pruning.mask import Mask  # type: ignore
+    from pruning.pruned_model import PrunedModel  # type: ignore
+    from training.train import train  # type: ignore
 
     current._PLATFORM = local.Platform()
     inputs, targets = pictures()
@@ -146,7 +146,7 @@ def open_lth(baton: Baton) -> None:
 def _import_torchvision() -> None:
     """torchvision, also where its compiled operators do not fit this torch: two schemas are all that it asks for."""
     try:
-        import torchvision  # type: ignore[import-untyped] # noqa: F401
+        import torchvision
     except RuntimeError:
         for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
             del sys.modules[name]

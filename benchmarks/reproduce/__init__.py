@@ -1,1 +1,1 @@
-"""The papers' experiments, run by the engine that serves jobs. One command each; docs/reproduction.md has the results."""
+"""The papers' experiments, run by the engine that serves jobs. One command each. Results: docs/reproduction.md."""

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.reproduce.shelf import Line, Shelf
@@ -115,7 +116,7 @@ def draw_units(out: Path, title: str, curves: Sequence[str]) -> None:
     _finish(figure, panels, "nodes remaining, %", title, out)
 
 
-def _line(axes, rounds: dict[int, list[Line]], measure: Measure, label: str, colour: str) -> None:  # type: ignore[no-untyped-def] # noqa: ANN001
+def _line(axes: Axes, rounds: dict[int, list[Line]], measure: Measure, label: str, colour: str) -> None:
     if not rounds:
         return
     x = [100 * lines[0]["remaining"] for lines in rounds.values()]
@@ -124,7 +125,7 @@ def _line(axes, rounds: dict[int, list[Line]], measure: Measure, label: str, col
     axes.fill_between(x, [min(v) for v in values], [max(v) for v in values], color=colour, alpha=0.15, linewidth=0)
 
 
-def _finish(figure: Figure, panels: Sequence, xlabel: str, title: str, out: Path) -> None:  # type: ignore[type-arg]
+def _finish(figure: Figure, panels: Sequence[Axes], xlabel: str, title: str, out: Path) -> None:
     ticks = [100, 50, 20, 10, 5, 2]
     for axes in panels:
         axes.set_xscale("log")

@@ -1,4 +1,4 @@
-"""Datasets of pictures, given by path: MNIST and Fashion-MNIST as npz or idx files, CIFAR-10 as npz or its binary version."""
+"""Datasets of pictures by path: MNIST or Fashion-MNIST as npz or idx files, CIFAR-10 as npz or its binary version."""
 
 from __future__ import annotations
 
