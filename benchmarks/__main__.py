@@ -1,6 +1,6 @@
 """`make bench`: the measured claims, told with their targets. It never fails for time.
 
-python -m benchmarks [--turns 5] [--large] [--open-lth PATH]
+python -m benchmarks [--turns 3] [--large] [--open-lth PATH]
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from benchmarks import scores, selection, steps
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="the measured claims; medians of CPU time with one thread")
-    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--large", action="store_true", help="selection over 1e8 weights, too (6 GB of memory)")
     parser.add_argument("--open-lth", type=Path, help="a checkout of facebookresearch/open_lth, to compare with")
     given = parser.parse_args()

@@ -101,7 +101,7 @@ def draw_lottery(out: Path, title: str) -> None:
             _line(tests, by_round(out, f"{curve}_at_stop"), accuracy("test"), label, colour)
     steps.set(ylabel="early-stopping step")
     tests.set(ylabel="test accuracy there, %")
-    _finish(figure, [steps, tests], "weights remaining, %", title, out)
+    _finish(figure, [steps, tests], "weights remaining, %", 2, title, out)
 
 
 def draw_units(out: Path, title: str, curves: Sequence[str]) -> None:
@@ -113,7 +113,7 @@ def draw_units(out: Path, title: str, curves: Sequence[str]) -> None:
         colour = {"minimum": COLOURS[0], "maximum": COLOURS[1], "random": COLOURS[2]}[criterion]
         _line(panels[scopes.index(scope)], by_round(out, curve), accuracy("test"), curve, colour)
     panels[0].set(ylabel="test accuracy at the end, %")
-    _finish(figure, panels, "nodes remaining, %", title, out)
+    _finish(figure, panels, "nodes remaining, %", 10, title, out)
 
 
 def _line(axes: Axes, rounds: dict[int, list[Line]], measure: Measure, label: str, colour: str) -> None:
@@ -125,8 +125,8 @@ def _line(axes: Axes, rounds: dict[int, list[Line]], measure: Measure, label: st
     axes.fill_between(x, [min(v) for v in values], [max(v) for v in values], color=colour, alpha=0.15, linewidth=0)
 
 
-def _finish(figure: Figure, panels: Sequence[Axes], xlabel: str, title: str, out: Path) -> None:
-    ticks = [100, 50, 20, 10, 5, 2]
+def _finish(figure: Figure, panels: Sequence[Axes], xlabel: str, least: int, title: str, out: Path) -> None:
+    ticks = [tick for tick in (100, 50, 20, 10, 5, 2) if tick >= least]
     for axes in panels:
         axes.set_xscale("log")
         axes.invert_xaxis()
@@ -134,7 +134,7 @@ def _finish(figure: Figure, panels: Sequence[Axes], xlabel: str, title: str, out
         axes.minorticks_off()
         axes.set_xlabel(xlabel)
         axes.grid(alpha=0.25)
-        axes.legend(fontsize=8)
+        axes.legend(fontsize=8, framealpha=0.5)
     figure.suptitle(f"{title}; mean, least and greatest of the seeds", fontsize=10)
     figure.savefig(out / "plot.png", dpi=110)
 
