@@ -84,7 +84,10 @@ def unit_table(out: Path, curves: Iterable[str]) -> str:
     for number in sorted({number for rounds in found.values() for number in rounds}):
         lines = [rounds.get(number, []) for rounds in found.values()]
         remaining = {f"{100 * some[0]['remaining']:.0f}" for some in lines if some}
-        cells = [over_seeds(some, accuracy("test")) for some in lines]
+        cells = [
+            over_seeds(some, accuracy("test")) + (f" ({len(some)} of the seeds)" if 0 < len(some) < of else "")
+            for some, of in zip(lines, seeds.values(), strict=True)
+        ]
         rows.append([str(number), " / ".join(sorted(remaining)), *cells])
     return _table(["round", "nodes %", *(f"{curve} ({n} seed{'s' * (n > 1)})" for curve, n in seeds.items())], rows)
 
