@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test check format clean
+.PHONY: help demo serve test bench check format clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -18,6 +18,9 @@ serve: $(VENV)/demo ## run the whole service on this machine, data in ./var (ESP
 
 test: $(VENV)/dev ## set up and run all tests (real Valkey, Celery workers, SQLite, PostgreSQL, S3 server)
 	$(BIN)/python -m pytest -q -n 3 --dist loadfile
+
+bench: $(VENV)/demo ## measure what is claimed of speed and memory, minutes; BENCH="--large --open-lth PATH" for more
+	$(BIN)/python -m benchmarks $(BENCH)
 
 check: $(VENV)/dev ## format, lint, strict types, import contract
 	$(BIN)/ruff format --check .

@@ -24,7 +24,7 @@ def activation(model: nn.Module, masks: Mapping[str, Tensor], evidence: Evidence
     Tan & Motani 2020, section 3.2. a is the value after the activation function and before pooling. Where several
     layers have a unit in common, s is the mean over all of the unit's activations.
     """
-    return _mean_over_training(model, evidence, torch.abs)
+    return _mean_over_training(model, evidence, lambda a, dims: a.abs().sum(dims))
 
 
 def apoz(model: nn.Module, masks: Mapping[str, Tensor], evidence: Evidence) -> Scores:
@@ -32,10 +32,14 @@ def apoz(model: nn.Module, masks: Mapping[str, Tensor], evidence: Evidence) -> S
 
     Hu et al. 2016 (Network Trimming), equation 1, turned so that low scores are pruned.
     """
-    return _mean_over_training(model, evidence, lambda a: (a != 0).to(a.dtype))
+    return _mean_over_training(model, evidence, lambda a, dims: (a != 0).to(a.dtype).sum(dims))
 
 
-def _mean_over_training(model: nn.Module, evidence: Evidence, measure: Callable[[Tensor], Tensor]) -> Scores:
+Measure = Callable[[Tensor, list[int]], Tensor]
+"""(a, dimensions) -> what is measured, summed over those dimensions."""
+
+
+def _mean_over_training(model: nn.Module, evidence: Evidence, measure: Measure) -> Scores:
     train = evidence.train
     prepare = preprocessor(evidence.preprocessing, train.inputs, train.device)
     with evaluating(model), torch.no_grad():
@@ -49,14 +53,12 @@ def _mean_over_training(model: nn.Module, evidence: Evidence, measure: Callable[
 
 
 class _Meter(fx.Interpreter):
-    """Runs the graph; sums measure(a) over examples, and averages it over positions, at the given nodes.
+    """Runs the graph; sums what is measured over examples, and averages it over positions, at the given nodes.
 
     A running sum needs no memory that grows with the data, and sees a value before a later operation overwrites it.
     """
 
-    def __init__(
-        self, graph_module: fx.GraphModule, activations: Sequence[Slice], measure: Callable[[Tensor], Tensor]
-    ) -> None:
+    def __init__(self, graph_module: fx.GraphModule, activations: Sequence[Slice], measure: Measure) -> None:
         super().__init__(graph_module)
         self.watched = {a.name: a for a in activations}
         self.measure = measure
@@ -66,9 +68,8 @@ class _Meter(fx.Interpreter):
         value = super().run_node(n)
         if n.name in self.watched:
             a = self.watched[n.name]
-            positions = [dim for dim in range(1, value.dim()) if dim != a.dim]
-            measured = self.measure(value)
-            per_example = measured.mean(positions) if positions else measured
-            per_unit = per_example.double().sum(0).view(-1, a.span).mean(1)
+            others = [dim for dim in range(value.dim()) if dim != a.dim]
+            num_positions = value.numel() // (len(value) * value.shape[a.dim])
+            per_unit = self.measure(value, others).double().view(-1, a.span).mean(1) / num_positions
             self.sums[n.name] = self.sums[n.name] + per_unit if n.name in self.sums else per_unit
         return value

@@ -15,8 +15,8 @@ from torch import Tensor
 
 Masks = dict[str, Tensor]
 
-_CHUNK = 1 << 20
-"""Entries looked at together, which bounds the extra memory of a selection over any number of weights."""
+_CHUNK = 1 << 18
+"""Entries looked at together: a few of these stay in the cache, and are all the extra memory besides the masks."""
 
 
 class MaskError(ValueError):
@@ -59,24 +59,28 @@ def prune_smallest(
     Raises:
         ValueError: fewer than `count` entries are kept, or a kept entry's score is NaN.
     """
-    available = sum(int(mask.sum()) for mask in kept.values())
+    available = sum(int(mask.count_nonzero()) for mask in kept.values())
     if not 0 <= count <= available:
         raise ValueError(f"cannot prune {count} of the {available} entries that are kept")
     if count == 0:
         return {name: mask.clone() for name, mask in kept.items()}
 
-    threshold, num_below, num_ties = _kth_smallest(scores, kept, count)
+    threshold, num_below, num_ties = _kth_smallest(scores, kept, count, available)
     falls = torch.zeros(num_ties, dtype=torch.bool)
     falls[torch.randperm(num_ties, generator=generator)[: count - num_below]] = True
+    all_fall = num_ties == count - num_below
 
-    pruned = {}
+    pruned = {name: torch.empty(mask.shape, dtype=torch.bool) for name, mask in kept.items()}
     for name, mask in kept.items():
-        keys = _keys(scores[name])
-        ties = mask & (keys == threshold)
-        pruned[name] = mask & (keys > threshold)
-        num_here = int(ties.sum())
-        pruned[name][ties] = ~falls[:num_here]
-        falls = falls[num_here:]
+        for part, held, stays in _chunks(scores[name], mask, pruned[name]):
+            values = part.float()
+            torch.gt(values, threshold, out=stays).logical_and_(held)
+            if not all_fall:
+                ties = (values == threshold).logical_and_(held)
+                num_here = int(ties.count_nonzero())
+                if num_here:
+                    stays[ties] = ~falls[:num_here]
+                    falls = falls[num_here:]
     return pruned
 
 
@@ -118,36 +122,58 @@ def prune_smallest_of_rows(scores: Tensor, kept: Tensor, count: int, generator: 
     return kept.scatter(1, falls, False)
 
 
-def _kth_smallest(scores: Mapping[str, Tensor], kept: Mapping[str, Tensor], k: int) -> tuple[int, int, int]:
-    """(the key of the k-th smallest kept score, how many are below it, how many equal it).
+def _kth_smallest(
+    scores: Mapping[str, Tensor], kept: Mapping[str, Tensor], k: int, available: int
+) -> tuple[float, int, int]:
+    """(the k-th smallest kept score, how many are below it, how many equal it).
 
     Radix select: a histogram of the keys' upper halves finds the one bin that holds the k-th, and only that bin's keys
     are gathered. Nothing of the size of all weights is concatenated or sorted.
     """
     histogram = torch.zeros(1 << 16, dtype=torch.int64)
-    for keys in _kept_keys(scores, kept):
-        histogram += torch.bincount((keys >> 16) + (1 << 15), minlength=1 << 16)
+    not_negative = histogram[1 << 15 :]
+    for keys in _keys(scores, kept):
+        upper = keys >> 16
+        if int(upper.min()) >= 0:  # magnitudes; their half of the bins stays in the cache
+            not_negative += torch.bincount(upper, minlength=1 << 15)
+        else:
+            histogram += torch.bincount(upper + (1 << 15), minlength=1 << 16)
     cumulative = histogram.cumsum(0)
     bin_ = int(torch.searchsorted(cumulative, k))
     num_below = int(cumulative[bin_] - histogram[bin_])
 
-    candidates = torch.cat([keys[(keys >> 16) + (1 << 15) == bin_] for keys in _kept_keys(scores, kept)])
-    key = int(candidates.kthvalue(k - num_below).values)
-    return key, num_below + int((candidates < key).sum()), int((candidates == key).sum())
+    candidates = torch.cat([keys[(keys >> 16) == bin_ - (1 << 15)] for keys in _keys(scores, kept)])
+    key = candidates.kthvalue(k - num_below).values
+    num_below += int((candidates < key).count_nonzero())
+    # Pruned entries have infinity's key: they are never below, and tie with nothing that leaves kept ones above.
+    num_ties = min(int((candidates == key).count_nonzero()), available - num_below)
+    return float(_mirrored(key).view(torch.float32)), num_below, num_ties
 
 
-def _kept_keys(scores: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> Iterator[Tensor]:
+def _keys(scores: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> Iterator[Tensor]:
+    """int32 keys in the order of the float32 scores, chunk by chunk; both zeros have one key, pruned entries the last.
+
+    Raises:
+        ValueError: a kept entry's score is NaN.
+    """
     for name, mask in kept.items():
-        for part, held in zip(
-            torch.split(scores[name].flatten(), _CHUNK), torch.split(mask.flatten(), _CHUNK), strict=True
-        ):
-            values = part[held]
-            if bool(values.isnan().any()):
+        for part, held in _chunks(scores[name], mask):
+            # The sum makes +0.0 of -0.0, and of what is denormal where those are flushed.
+            values = part.float() + 0.0
+            if int(held.count_nonzero()) < len(held):
+                values.masked_fill_(~held, math.inf)
+            least = float(values.aminmax().min)
+            if math.isnan(least):
                 raise ValueError(f"the scores of {name} are not all numbers")
-            yield _keys(values)
+            bits = values.view(torch.int32)
+            yield bits if least >= 0 else _mirrored(bits)
 
 
-def _keys(scores: Tensor) -> Tensor:
-    """int32 keys in the order of the float32 scores; both zeros have one key."""
-    bits = (scores.detach().float() + 0.0).view(torch.int32)
+def _mirrored(bits: Tensor) -> Tensor:
+    """A float32's bits as an int32 in the order of the floats, and back: those of negative numbers run backwards."""
     return bits ^ ((bits >> 31) & 0x7FFFFFFF)
+
+
+def _chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Flat views of the same entries of each tensor."""
+    return zip(*(torch.split(tensor.detach().flatten(), _CHUNK) for tensor in tensors), strict=True)

@@ -1,0 +1,41 @@
+"""`make bench`: the measured claims, told with their targets. It never fails for time.
+
+python -m benchmarks [--turns 3] [--large] [--open-lth PATH]
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import time
+from pathlib import Path
+
+import torch
+
+from benchmarks import scores, selection, steps
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="the measured claims; medians of CPU time with one thread")
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--large", action="store_true", help="selection over 1e8 weights, too (6 GB of memory)")
+    parser.add_argument("--open-lth", type=Path, help="a checkout of facebookresearch/open_lth, to compare with")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    print(f"torch {torch.__version__}, Python {platform.python_version()}, {platform.machine()}; CPU time, one thread")
+    started = time.monotonic()
+    say(selection.report(10_000_000, given.turns))
+    if given.large:
+        say(selection.report(100_000_000, min(given.turns, 3)))
+    say(steps.report(4 * given.turns, given.open_lth))
+    say(scores.report(given.turns))
+    print(f"\n{time.monotonic() - started:.0f} s")
+
+
+def say(lines: list[str]) -> None:
+    print("", *lines, sep="\n", flush=True)
+
+
+if __name__ == "__main__":
+    main()
