@@ -59,6 +59,7 @@ RECIPE = {
         "distillation": None,
     },
     "controls": [],
+    "materialize": None,
     "seed": 0,
 }
 PROMISED = {
