@@ -8,6 +8,7 @@ started the nursery ends, so one thread that lives as long as the worker starts 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import logging
 import os
@@ -19,6 +20,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -45,6 +47,9 @@ ENVIRONMENT = {
 """All that a child is told of the world: no settings, no secrets."""
 
 STDERR_LINES = 40
+ANSWER_SECONDS = 5.0
+"""For the nursery to do as it is told; it takes milliseconds."""
+PIPE_BYTES = 1 << 20
 LAST_SECONDS = 5.0
 """Between the end of its messages and its own end."""
 MAX_WAITING_MESSAGES = 16
@@ -55,38 +60,38 @@ class Exited:
     """The last thing heard of a child."""
 
 
-class NurseryGone(Exception):
-    """It has died; its own words are in the worker's log."""
-
-
 class Forked:
     """A child of the nursery's, by the part of `subprocess.Popen`'s face that is needed here.
 
-    It is asked for and not waited for: a nursery that has just been started may take longer than a lease.
-
-    Raises NurseryGone.
+    It is asked for and not waited for: a nursery that has just been started may take longer than a lease. Of one that
+    is dead it is a child that never was: its pipes are at their end.
     """
 
     def __init__(self, requests: socket.socket) -> None:
-        stdin, stdin_end = os.pipe()
-        messages_end, messages = os.pipe()
-        stderr_end, stderr = os.pipe()
-        self._control, control = socket.socketpair()
-        self.stdin: IO[bytes] = os.fdopen(stdin_end, "wb")
-        self.messages: IO[bytes] = os.fdopen(messages_end, "rb")
-        self.stderr: IO[bytes] = os.fdopen(stderr_end, "rb")
         self.returncode: int | None = None
         self._pid: int | None = None
-        try:
-            socket.send_fds(requests, [b"+"], [stdin, messages, stderr, control.fileno()])
-        except OSError as error:
-            for end in (self.stdin, self.messages, self.stderr, self._control):
-                end.close()
-            raise NurseryGone from error
-        finally:
-            for descriptor in (stdin, messages, stderr):
-                os.close(descriptor)
-            control.close()
+        with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
+
+            def pipe(child_reads: bool) -> tuple[int, IO[bytes]]:
+                read, write = os.pipe()
+                there, here = (read, write) if child_reads else (write, read)
+                theirs.callback(os.close, there)
+                return there, ours.enter_context(os.fdopen(here, "wb" if child_reads else "rb"))
+
+            stdin, self.stdin = pipe(True)
+            messages, self.messages = pipe(False)
+            stderr, self.stderr = pipe(False)
+            self._control, control = socket.socketpair()
+            ours.enter_context(self._control)
+            theirs.enter_context(control)
+            with contextlib.suppress(OSError, AttributeError):  # an order fits in before there is a child (Linux)
+                fcntl.fcntl(stdin, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+            try:
+                socket.send_fds(requests, [b"+"], [stdin, messages, stderr, control.fileno()])
+            except ConnectionError:
+                self.returncode = -signal.SIGKILL
+                self._control.close()
+            ours.pop_all()
 
     @property
     def pid(self) -> int | None:
@@ -104,13 +109,31 @@ class Forked:
             self._pid = int.from_bytes(word, "big")
         if self.returncode is None:
             code = self._hear(16, timeout) if self._pid is not None else b""
-            # Without a word the nursery itself has died, and the kernel kills its children.
+            if not code and self._pid is not None:  # the nursery has died, and the kernel kills its children
+                _see_gone(self._pid)
             self.returncode = int(code) if code else -signal.SIGKILL
             self._control.close()
         return self.returncode
 
+    def kill(self) -> None:
+        """At once and for good; it is dead when this returns, whatever state the nursery is in."""
+        if self.pid is None:  # it waits to be forked: the nursery, seeing this end closed, kills it then
+            if self.returncode is None:
+                self.returncode = -signal.SIGKILL
+                self._control.close()
+            return
+        self.send_signal(signal.SIGKILL)
+        try:
+            self.wait(ANSWER_SECONDS)
+        except subprocess.TimeoutExpired:  # a nursery that answers nobody reaps nobody: the number is still its own
+            _see_gone(self.pid)
+            self.returncode = -signal.SIGKILL
+            self._control.close()
+
     def _hear(self, num_bytes: int, timeout: float | None) -> bytes:
-        if not select.select([self._control], [], [], timeout)[0]:
+        poller = select.poll()  # not select.select, which knows 1024 descriptors
+        poller.register(self._control, select.POLLIN)
+        if not poller.poll(None if timeout is None else 1000 * timeout):
             raise subprocess.TimeoutExpired("child", timeout or 0)
         try:
             return self._control.recv(num_bytes)
@@ -121,6 +144,20 @@ class Forked:
         if self.returncode is None:
             with contextlib.suppress(ConnectionError):
                 self._control.send(bytes([number]))
+
+
+def _see_gone(pid: int) -> None:
+    """Kill who still leads the session of this number, which children do, and wait until nobody does (Linux)."""
+    for _ in range(500):
+        try:
+            words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            state, session = words[0], int(words[3])
+            if state in "ZX" or session != pid:
+                return
+            os.kill(pid, signal.SIGKILL)
+        except OSError:
+            return
+        time.sleep(0.01)
 
 
 class Child:
@@ -150,14 +187,20 @@ class Child:
         except queue.Empty:
             return None
 
+    @property
+    def has_begun(self) -> bool:
+        """False where it is not forked yet, or never was."""
+        return self.process.pid is not None
+
     def ask_to_stop(self) -> None:
         self.process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
         """At once and for good; nothing of it is left when this returns."""
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
-        for _ in range(100):  # bounded: a pipe that something else still holds is left to its daemon thread
+        self.process.kill()
+        for _ in range(
+            100 if self.has_begun else 0
+        ):  # bounded: a pipe that something else still holds is left to its daemon thread
             if not any(reader.is_alive() for reader in self._readers):
                 break
             with contextlib.suppress(queue.Empty):  # a reader may wait for room
@@ -170,10 +213,10 @@ class Child:
         try:
             code = self.process.wait(LAST_SECONDS)
         except subprocess.TimeoutExpired:  # it closed its pipe and lives on: it could hold the slot for ever
-            self.process.send_signal(signal.SIGKILL)
+            self.process.kill()
             code = self.process.wait()
-        if self.process.pid is None:
-            return "the training process could not be started; the worker's log says more"
+        if not self.has_begun:
+            return "the training process could not be started; the worker's log may say why"
         end = f"killed by {_signal_name(-code)}" if code < 0 else f"exit code {code}"
         self._readers[1].join(timeout=1)
         words = " | ".join(line.strip() for line in list(self._stderr)[-3:] if line.strip())
@@ -182,7 +225,7 @@ class Child:
     def unlinked_bytes(self) -> int:
         """What it holds in files that no folder shows any more (Linux)."""
         total = 0
-        if self.process.poll() is not None:
+        if self.process.poll() is not None or not self.has_begun:
             return 0
         with contextlib.suppress(OSError):
             for descriptor in Path(f"/proc/{self.process.pid}/fd").iterdir():
@@ -229,7 +272,7 @@ class Children:
         self._spawner.submit(self._start)
 
     def take(self) -> Child:
-        """Raises NurseryGone where it does not stay alive."""
+        """One that is being forked."""
         return self._spawner.submit(self._fork).result()
 
     @contextlib.contextmanager
@@ -241,17 +284,23 @@ class Children:
         finally:
             child.kill()
 
+    def start_over(self) -> None:
+        """With another nursery: this one does not fork. Its children die."""
+        self._spawner.submit(self._end)
+        self.warm_up()
+
     def close(self) -> None:
         self._spawner.submit(self._end)
         self._spawner.shutdown(wait=True)
 
     def _fork(self) -> Child:
-        try:
-            return Child(Forked(self._start()))
-        except NurseryGone:
+        child = Child(Forked(self._start()))
+        if child.process.returncode is not None:
             log.warning("the process that forks training processes has died; another is started")
+            child.kill()
             self._end()
-            return Child(Forked(self._start()))
+            child = Child(Forked(self._start()))
+        return child
 
     def _start(self) -> socket.socket:
         if self._requests is None:

@@ -66,10 +66,11 @@ def explain(error: BaseException, device: torch.device, memory_bytes: int) -> tu
             f"{peak / MIB:.0f} MiB allocated); lower training.batch_size, or use a pool whose devices have more"
         )
     if "device-side assert" in words:
-        # CUDA tells no more than that some index was out of bounds, and in this process nothing runs on it any more.
+        # CUDA tells no more, and in this process nothing runs on it any more. Nearly always it is an index.
         return "dataset_mismatch", (
-            f"an index was out of bounds on {device.type}: the dataset's inputs hold a number that the model has no "
-            "embedding for, or its labels one it has no output for; number both from 0, below the sizes of the model"
+            f"an operation found its input out of bounds on {device.type}; most likely the dataset's inputs hold a "
+            "number that the model has no embedding for, or its labels one it has no output for; number both from 0, "
+            "below the sizes of the model"
         )
     if isinstance(error, MemoryError) or "can't allocate memory" in words or "out of memory" in words:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024

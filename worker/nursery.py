@@ -2,10 +2,10 @@
 
 Importing torch and its compiler takes a core for seconds, forking a process that has done so takes milliseconds. The
 nursery has computed nothing (children forked after torch has computed hang, and could not use CUDA), has one thread,
-and knows no order, no input and no secret: a child is as fresh as one that was started, but that all share one layout
-of addresses.
+and knows no order, no input and no secret. What its children have in common that started ones would not: the layout of
+addresses, the secrets of Python's hashes and of the stack's guards.
 
-Only the nursery signals and reaps its children: no process number is ever used that may be another's by now.
+Only the nursery signals and reaps its children: no signal goes to a number that may be another's by now.
 """
 
 from __future__ import annotations
@@ -18,8 +18,11 @@ import selectors
 import signal
 import socket
 import sys
+from collections.abc import Iterable
+from pathlib import Path
 
 _LIBC = ctypes.CDLL(None)  # loaded before any fork
+_STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 NUM_DESCRIPTORS = 4
 PID_BYTES = 8
 
@@ -45,6 +48,8 @@ class Nursery:
         self._woken.setblocking(False)
         signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
+        for number in _STOPS:  # whoever stops all processes of a service stops its children between two steps
+            signal.signal(number, signal.SIG_IGN)
         self._selector = selectors.DefaultSelector()
         self._selector.register(requests, selectors.EVENT_READ)
         self._selector.register(self._woken, selectors.EVENT_READ)
@@ -54,10 +59,12 @@ class Nursery:
         while True:
             for key, _ in self._selector.select():
                 if key.fileobj is self._requests:
-                    _, descriptors, _, _ = socket.recv_fds(self._requests, 1, NUM_DESCRIPTORS)
-                    if len(descriptors) != NUM_DESCRIPTORS:
+                    asked, descriptors, _, _ = socket.recv_fds(self._requests, 1, NUM_DESCRIPTORS)
+                    if not asked:
                         return None
-                    if (messages := self._fork(*descriptors)) is not None:
+                    if len(descriptors) != NUM_DESCRIPTORS:  # no room for them: whoever asked sees them closed
+                        _close(descriptors)
+                    elif (messages := self._fork(*descriptors)) is not None:
                         return messages
                 elif key.fileobj is self._woken:
                     self._woken.recv(4096)
@@ -67,12 +74,13 @@ class Nursery:
 
     def _fork(self, stdin: int, messages: int, stderr: int, control: int) -> int | None:
         nursery = os.getpid()
+        signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)  # an order that comes before the child hears it must wait
         try:
             pid = os.fork()
         except OSError as error:  # no memory, no numbers left: the children that there are live on
             print(f"nursery: {error}", file=sys.stderr, flush=True)
-            for descriptor in (stdin, messages, stderr, control):
-                os.close(descriptor)
+            _close([stdin, messages, stderr, control])
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
             return None
         if pid == 0:
             die_with_parent()
@@ -82,11 +90,10 @@ class Nursery:
             self._leave()
             os.dup2(stdin, 0)  # its stdout is the nursery's, which is nowhere
             os.dup2(stderr, 2)
-            for descriptor in (stdin, stderr, control):
-                os.close(descriptor)
+            _close([stdin, stderr, control])
             return messages
-        for descriptor in (stdin, messages, stderr):
-            os.close(descriptor)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
+        _close([stdin, messages, stderr])
         self._controls[pid] = socket.socket(fileno=control)
         self._selector.register(self._controls[pid], selectors.EVENT_READ, pid)
         self._say(pid, pid.to_bytes(PID_BYTES, "big"))
@@ -95,7 +102,13 @@ class Nursery:
     def _leave(self) -> None:
         """Of the nursery's own a child keeps nothing: whoever held a sibling's control could signal it."""
         signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for number in (signal.SIGCHLD, *_STOPS):
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
+        with contextlib.suppress(OSError):
+            Path("/proc/self/oom_score_adj").write_text(
+                "300"
+            )  # out of memory, one child goes, not all with their nursery (Linux)
         self._selector.close()
         for inherited in (self._requests, self._woken, self._waker, *self._controls.values()):
             inherited.close()
@@ -128,11 +141,18 @@ class Nursery:
             self._controls[pid].sendall(words)
 
 
+def _close(descriptors: Iterable[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
 def main() -> None:
     requests = socket.socket(fileno=int(sys.argv[1]))
     from worker import runner  # the worker, which imports this module, must not import torch
 
     runner.prepare()
+    if sys.platform == "linux" and len(list(Path("/proc/self/task").iterdir())) != 1:
+        sys.exit("nursery: an import has started a thread, which no child would have")
     gc.collect()
     gc.freeze()  # what is not looked at by a child's collector stays shared
     messages = Nursery(requests).serve()

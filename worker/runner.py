@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import torch
 
 from pruning.formats.architectures import Network, build
@@ -202,7 +203,7 @@ class Runner:
 
 
 def _end_with_stdin() -> None:
-    """With its parent, where the kernel does not see to it (`children.py`)."""
+    """With its parent, where the kernel does not see to it (`nursery.py`)."""
 
     def watch() -> None:
         while os.read(0, 4096):  # not sys.stdin, whose lock, held by this thread, would abort Python's own exit
@@ -220,6 +221,8 @@ def prepare() -> None:
 
 
 def main(messages: int) -> None:
+    torch.seed()  # what forgets its own seed must not draw what its siblings draw
+    np.random.seed()
     torch.set_flush_denormal(True)  # masked weights leave denormal moments behind, which cost a tenth of a step
     line = sys.stdin.buffer.readline()
     if not line:

@@ -38,6 +38,10 @@ log = logging.getLogger(__name__)
 TICK_SECONDS = 0.2
 DEVICE_SECONDS = 120.0
 """For a device to start in, and to train a step. The first start after boot loads drivers."""
+BEGIN_SECONDS = 120.0
+"""For a child to be forked in: milliseconds, but for the first, which waits until torch is imported."""
+PAUSE_SECONDS = 5.0
+"""Before a worker that could not start a child takes work again."""
 TRYING = "device_"
 """How the folders begin in which devices are tried."""
 
@@ -169,6 +173,10 @@ class Supervisor:
             return attempt.lost(f"{type(error).__name__} in the worker; its log says more")
         if attempt.lease.ordered_to_stop or self.draining.is_set():
             return attempt.stopped(drained=not attempt.lease.ordered_to_stop)
+        if not child.has_begun:  # no memory, no process numbers left: the machine's trouble, not the job's
+            attempt.postponed(child.last_words())
+            self.draining.wait(PAUSE_SECONDS)
+            return False
         return attempt.lost(child.last_words())
 
     def _terms(self, slot: Slot) -> dict[str, Any]:
@@ -181,8 +189,12 @@ class Supervisor:
 
     def _listen(self, lease: Lease, folder: Folder, child: Child) -> Iterator[AnyMessage]:
         """What the child says, until it ends; meanwhile the lease is kept and orders are carried out."""
-        stop_by = None
+        stop_by, begin_by = None, time.monotonic() + BEGIN_SECONDS
         while True:
+            if not child.has_begun and time.monotonic() > begin_by:
+                self.children.start_over()
+                child.kill()
+                return
             message = child.next_message(TICK_SECONDS)
             lease.renew_if_due()
             if folder.size_bytes() + child.unlinked_bytes() > folder.max_bytes:

@@ -46,6 +46,7 @@ def export_model(module: nn.Module, example_inputs: Any, path: Path | str, *, tr
     _check_torch()
     inputs = _batch_of_two(example_inputs)
     _check_module(module)
+    _check_forward(module)
     if training is None:
         program = _exported(module, inputs, training=True)
         if place := _place_of_randomness(program):
@@ -93,27 +94,28 @@ def _batch_of_two(example_inputs: Any) -> Tensor:
 def _check_module(module: nn.Module) -> None:
     import torch
 
-    signature = inspect.signature(module.forward)
-    parameters = list(signature.parameters.values())
-    needed = [
-        one
-        for one in parameters[1:]
-        if one.default is one.empty and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)
-    ]
-    if (
-        not parameters
-        or needed
-        or parameters[0].kind not in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    ):
-        raise ExportError(
-            f"{type(module).__name__}.forward takes {signature}; the service calls it with one tensor: wrap it in a "
-            "module of forward(self, x), other arguments with defaults"
-        )
     for name, parameter in module.named_parameters():
         if parameter.dtype != torch.float32:
             raise ExportError(f"{name} is {parameter.dtype}; the service trains in float32: model.float()")
         if not re.fullmatch(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*", name):
             raise ExportError(f"{name!r} has a name other than letters, digits and _; rename the module or parameter")
+
+
+def _check_forward(module: nn.Module) -> None:
+    try:
+        signature = inspect.signature(module.forward)
+    except (TypeError, ValueError):  # of a compiled module: torch.export says what it thinks of it
+        return
+    first = next(iter(signature.parameters.values()), None)
+    try:
+        signature.bind(None)
+    except TypeError:
+        first = None
+    if first is None or first.kind is first.VAR_POSITIONAL:
+        raise ExportError(
+            f"{type(module).__name__}.forward takes {signature}; the service calls it with one tensor: wrap it in a "
+            "module of forward(self, x), other arguments with defaults"
+        )
 
 
 def _exported(module: nn.Module, inputs: Tensor, training: bool) -> ExportedProgram:

@@ -80,6 +80,13 @@ def test_arguments_with_defaults_keep_them(tmp_path: Path) -> None:
     assert torch.equal(program.eval()(torch.ones(3, 4)), net.fc(torch.ones(3, 4)) * 2)
 
 
+def test_a_compiled_module_is_refused_with_a_reason(tmp_path: Path) -> None:
+    with pytest.warns(DeprecationWarning, match="jit"):
+        traced = torch.jit.trace(nn.Linear(4, 3), torch.zeros(2, 4))
+    with pytest.raises(ExportError, match="cannot follow the module"):
+        export_model(traced, torch.zeros(2, 4), tmp_path / "net.pt2")
+
+
 def test_the_source_stays_at_home(tmp_path: Path) -> None:
     """No line of it, no folder, no sample input: only file names and line numbers."""
     sample = torch.full((2, 1, 6, 6), 0.123456789)

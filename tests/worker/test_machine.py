@@ -42,7 +42,7 @@ def test_errors_of_the_user_are_told_from_ours() -> None:
     words = "CUDA error: device-side assert triggered\nCUDA kernel errors might be asynchronously reported ..."
     code, message = machine.explain(RuntimeError(words), torch.device("cuda", 0), 1) or ("", "")
     assert code == "dataset_mismatch"
-    assert "an index was out of bounds on cuda" in message
+    assert "out of bounds on cuda; most likely the dataset's inputs" in message
 
 
 def test_the_nursery_has_asked_cuda_nothing() -> None:

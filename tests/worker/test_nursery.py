@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 from processes import children_of, descendants_of, is_alive
 
+from worker import children as children_module
 from worker.children import Child, Children, Exited
 
 
@@ -30,7 +33,11 @@ def nursery_of(child: Child) -> int:
 
 def open_files(pid: int) -> list[str]:
     """stdin, stdout, stderr and messages it should be; a socket would be a sibling's control."""
-    return sorted(str(path.readlink()).partition(":")[0] for path in Path(f"/proc/{pid}/fd").iterdir())
+    names = []
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            names.append(str(path.readlink()).partition(":")[0])
+    return sorted(names)
 
 
 def pid_of(child: Child) -> int:
@@ -124,3 +131,48 @@ def test_what_is_asked_of_a_nursery_that_still_starts_is_not_waited_for() -> Non
     assert isinstance(doomed.next_message(20), Exited)
     assert "could not be started" in doomed.last_words() or "SIGKILL" in doomed.last_words()
     doomed.kill()
+
+
+def test_a_child_is_killed_though_the_nursery_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(children_module, "ANSWER_SECONDS", 0.2)
+    children = Children()
+    child, pid = (child := children.take()), pid_of(child)
+    os.kill(nursery := nursery_of(child), signal.SIGSTOP)
+    child.kill()
+    assert not is_alive(pid)
+    waiting = children.take()
+    waiting.kill()
+    assert not waiting.has_begun
+    children.start_over()
+    with children.lent() as another:
+        assert nursery_of(another) != nursery
+    assert not is_alive(nursery)
+    children.close()
+
+
+def test_an_order_to_all_processes_stops_children_between_two_steps_not_the_nursery(children: Children) -> None:
+    with children.lent() as child:
+        nursery = nursery_of(child)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            os.kill(nursery, number)
+        os.kill(child.process.pid or 0, signal.SIGTERM)
+        assert isinstance(child.next_message(20), Exited)
+        assert "SIGTERM" in child.last_words()
+        with children.lent() as another:
+            assert nursery_of(another) == nursery
+
+
+def test_many_open_files_are_no_hindrance(children: Children) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 2000:
+        pytest.skip(f"no more than {hard} descriptors here")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (2000, hard))
+    taken = [os.dup(0) for _ in range(1100)]
+    try:
+        with children.lent() as child:
+            assert is_alive(pid_of(child))
+            assert child.unlinked_bytes() == 0
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -22,7 +22,7 @@ from store.database import Database
 from store.settings import Settings
 from store.tables import Artifact, Attempt, Event, Job, JobStatus, Model
 from worker.attempts import JobAttempt
-from worker.children import Child
+from worker.children import Child, Children
 from worker.devices import Slot
 from worker.folder import Folder
 from worker.lease import Lease
@@ -106,6 +106,7 @@ def child() -> Iterator[Child]:
         reader.start()
     yield child
     child.kill()
+    child.process.wait()
 
 
 def test_metrics_that_nothing_can_be_chosen_by_cost_the_attempt(
@@ -123,6 +124,24 @@ def test_metrics_that_nothing_can_be_chosen_by_cost_the_attempt(
         assert (job.status, job.failures) == (JobStatus.QUEUED, 1)
         [reason] = session.scalars(select(Attempt.reason)).all()
         assert reason == "ValueError in the worker; its log says more"
+
+
+def test_a_child_that_never_was_is_no_failure_of_the_job(
+    attempt: JobAttempt, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No memory to fork, or a nursery that does not stay alive: one worker would fail a whole queue within seconds."""
+    monkeypatch.setattr("sys.executable", "/bin/false")
+    monkeypatch.setattr("worker.supervisor.PAUSE_SECONDS", 0.01)
+    supervisor = Supervisor.__new__(Supervisor)
+    supervisor.settings, supervisor.draining = attempt.settings, threading.Event()
+    children = Children()
+    with children.lent() as child:
+        assert not supervisor._attend(attempt, child, Slot())
+    children.close()
+    with database.reading() as session:
+        job = session.get_one(Job, attempt.job.id)
+        assert (job.status, job.failures) == (JobStatus.QUEUED, 0)
+        assert "could not be started" in session.scalars(select(Attempt.reason)).one()
 
 
 def test_a_death_by_a_signal_without_a_name_is_told(child: Child) -> None:
