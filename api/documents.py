@@ -206,6 +206,17 @@ class RoundDocument(BaseModel):
     created_at: datetime
 
 
+class ReportDocument(BaseModel):
+    object: Literal["report"] = "report"
+    job: JobDocument
+    conventions: dict[str, str] = Field(description="what the numbers mean")
+    dense: RoundDocument | None = Field(description="round 0, the control of all others; null: not trained yet")
+    selected: RoundDocument | None = Field(description="the one that the job returns; null: none yet")
+    rounds: list[RoundDocument]
+    steps: int = Field(description="of all entries together, controls aside")
+    seconds: Json = Field(description="by phase, of all entries together")
+
+
 class StrategyDocument(BaseModel):
     object: Literal["strategy"] = "strategy"
     name: str

@@ -26,21 +26,21 @@ router = APIRouter(tags=["rounds"], route_class=KeyedRoute)
 def list_rounds(services: Here, project_id: ProjectId, job_id: RowId) -> Page[RoundDocument]:
     """All that are stored so far, in order; the unnumbered final entry last. Always one page."""
     with services.database.reading() as session:
-        return Page(data=_documents(session, found(session, Job, project_id, job_id)))
+        return Page(data=round_documents(session, found(session, Job, project_id, job_id)))
 
 
 @router.get("/jobs/{job_id}/rounds/{number}", responses=documented(*EVERYWHERE, "not_found"))
 def get_round(services: Here, project_id: ProjectId, job_id: RowId, number: str) -> RoundDocument:
     """`number` is a round's number, or `final`."""
     with services.database.reading() as session:
-        documents = _documents(session, found(session, Job, project_id, job_id))
+        documents = round_documents(session, found(session, Job, project_id, job_id))
     for document in documents:
         if str(entry_name(document.number)) == number:
             return document
     raise missing(f"round {number} of {job_id}")
 
 
-def _documents(session: Session, job: Job) -> list[RoundDocument]:
+def round_documents(session: Session, job: Job) -> list[RoundDocument]:
     rounds = jobs.stored_rounds(session, job.id)
     front = pareto_front(rounds)
     artifacts: dict[int, list[ArtifactDocument]] = {}

@@ -134,6 +134,11 @@ class Client:
         """What is stored so far, in order; the unnumbered final entry last, where the recipe makes one."""
         return list(self._pages(_path("jobs", job_id, "rounds")))
 
+    def report(self, job_id: str) -> dict[str, Any]:
+        """The job, its dense control and every round in one document, to be kept beside the model."""
+        report: dict[str, Any] = self._transport.get(_path("jobs", job_id, "report"))
+        return report
+
     def follow(self, job_id: str, *, interval_seconds: float = 1.0) -> Iterator[Job]:
         """The job each time it has changed, until it is done. Goes on through restarts of the service."""
         seen: Job | None = None

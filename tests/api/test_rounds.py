@@ -55,6 +55,27 @@ def test_where_there_is_no_accuracy_the_front_is_of_the_loss(client: TestClient,
     }
 
 
+def test_a_report_is_the_job_and_its_rounds_in_one(client: TestClient, job_id: str, refused: Refused) -> None:
+    report = client.get(f"/v1/jobs/{job_id}/report").json()
+    assert report["object"] == "report"
+    assert report["job"] == client.get(f"/v1/jobs/{job_id}").json()
+    rounds = client.get(f"/v1/jobs/{job_id}/rounds").json()["data"]
+    assert report["rounds"] == rounds
+    assert (report["dense"], report["selected"]) == (rounds[0], rounds[2])
+    assert report["steps"] == sum(round_["steps"] for round_ in rounds) > 0
+    assert report["seconds"] == {
+        phase: pytest.approx(sum(round_["seconds"].get(phase, 0) for round_ in rounds))
+        for phase in rounds[0]["seconds"]
+    }
+    assert "multiply-add" in report["conventions"]["macs"]
+    refused(client.get("/v1/jobs/job_none/report"), 404, "not_found")
+
+
+def test_a_report_of_nothing_yet(client: TestClient, posted: Posted) -> None:
+    report = client.get(f"/v1/jobs/{posted()['id']}/report").json()
+    assert (report["dense"], report["selected"], report["rounds"], report["steps"]) == (None, None, [], 0)
+
+
 def test_one_round(client: TestClient, job_id: str, refused: Refused) -> None:
     rounds = client.get(f"/v1/jobs/{job_id}/rounds").json()["data"]
     for name, round_ in zip(("0", "1", "2", "3", "final"), rounds, strict=True):

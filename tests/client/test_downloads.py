@@ -49,6 +49,8 @@ def test_rounds_and_artifacts_come_in_order(client: Client, worker: Any, submit:
         worker.store_round(claimed, position, [b"weights of round %d" % position])
     rounds, artifacts = client.rounds(job["id"]), client.artifacts(job["id"])
     assert [round_["number"] for round_ in rounds] == [0, 1, 2]
+    report = client.report(job["id"])
+    assert (report["rounds"], report["job"]) == (rounds, client.job(job["id"]))
     assert [artifact["round"] for artifact in artifacts] == [0, 1, 2]
     assert [round_["artifacts"] for round_ in rounds] == [[artifact] for artifact in artifacts]
     assert artifacts[2] | {
