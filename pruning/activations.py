@@ -16,6 +16,8 @@ from pruning.training import evaluating
 from pruning.units import Slice
 
 BATCH = 256
+CHUNK = 1 << 18
+"""Entries measured together: what a measure makes of more would be pages that the allocator fetches for every batch."""
 
 
 def activation(model: nn.Module, masks: Mapping[str, Tensor], evidence: Evidence) -> Scores:
@@ -70,6 +72,7 @@ class _Meter(fx.Interpreter):
             a = self.watched[n.name]
             others = [dim for dim in range(value.dim()) if dim != a.dim]
             num_positions = value.numel() // (len(value) * value.shape[a.dim])
-            per_unit = self.measure(value, others).double().view(-1, a.span).mean(1) / num_positions
-            self.sums[n.name] = self.sums[n.name] + per_unit if n.name in self.sums else per_unit
+            for part in value.split(max(1, CHUNK * len(value) // value.numel())):
+                per_unit = self.measure(part, others).double().view(-1, a.span).mean(1) / num_positions
+                self.sums[n.name] = self.sums[n.name] + per_unit if n.name in self.sums else per_unit
         return value
