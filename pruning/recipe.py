@@ -162,7 +162,8 @@ class BetweenRounds(Section):
 
 
 class Finally(Section):
-    """One more, unnumbered entry after the last round: the selected masks on other weights, trained or not."""
+    """One more, unnumbered entry after the last round, trained or not: other weights, under the masks of the last round
+    that passed the accuracy floor, or of the last one where there is none. Gates and `select` come later."""
 
     weights: Literal["none", "reset", "rewind", "reinit"] = "none"
     train: bool = False
@@ -333,6 +334,35 @@ class Recipe(Section):
                 ),
             )
         return stop
+
+    @field_validator("controls")
+    @classmethod
+    def _controls_have_the_rounds_budget(cls, controls: list[str], info: ValidationInfo) -> list[str]:
+        between = info.data.get("between_rounds")
+        if controls and between is not None and between.weights == "continue":
+            raise PydanticCustomError(
+                "controls_begin_anew",
+                "a control trains one round from its first step, where between_rounds.weights continue has trained all "
+                "rounds before; set that to reset, rewind or reinit, or leave controls out",
+            )
+        return controls
+
+    @model_validator(mode="after")
+    def _one_schedule_has_an_end(self) -> Self:
+        if (
+            self.between_rounds.learning_rate == "continue"
+            and self.stop.rounds is None
+            and self.schedule.kind == "fraction"
+        ):
+            raise refused_at(
+                ("between_rounds", "learning_rate"),
+                PydanticCustomError(
+                    "rounds_unknown",
+                    "one learning-rate schedule over all rounds needs to know how many there are: give stop.rounds, or "
+                    "a schedule that ends",
+                ),
+            )
+        return self
 
     @model_validator(mode="after")
     def _rates_multiply_a_fraction(self) -> Self:

@@ -68,14 +68,14 @@ def keep_trained(model: nn.Module, origins: Origins, position: int) -> None:
     """Training goes on from the trained weights (Frankle & Carbin 2019, strategy 2)."""
 
 
-def reinit(model: nn.Module, origins: Origins, position: int) -> None:
+def reinit(model: nn.Module, origins: Origins, position: int, stream: str = "reinit") -> None:
     """Newly drawn weights: each tensor of two or more dimensions from a normal distribution of the mean and deviation
     of its first values; biases, normalisations and buffers as they first were (Frankle & Carbin 2019, section 2).
 
     The distribution is read off the weights because a user's own network does not say how it was initialised.
     """
     restore(model, origins.initial)
-    draws = generator(origins.seed, "reinit", position)
+    draws = generator(origins.seed, stream, position)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:

@@ -74,6 +74,7 @@ class Trainer:
         apply_masks(dict(self.model.named_parameters()), masks)
         trained = self._train(masks, number, epochs_before, optimizer)
         if number == 0 and self._recipe.between_rounds.step is not None:
+            assert trained.kept is not None, "round 0 trains past the step to rewind to, however early it may stop"
             self.origins = Origins(self.origins.initial, trained.kept, self._recipe.seed)
         round_ = self._taken_down(number, number, masks, number, trained, pruner, started, prune_seconds)
         if number == 0 and self._recipe.needs_round_0:
@@ -168,21 +169,24 @@ class Trainer:
         if between.learning_rate == "continue" and number is not None:
             num_rounds = most_rounds(self._recipe) + 1
             return 0, lambda step, steps: rate(number * steps + step, num_rounds * steps)
-        if not number:
-            return 0, None  # round 0, or the final entry, which begins anew
+        if number is None:  # the final entry begins anew, or where the rounds begin
+            rewinds = self._recipe.finally_.weights == "rewind" and between.learning_rate == "rewind"
+            return (between.step or 0 if rewinds else 0), None
+        if number == 0:
+            return 0, None
         if between.learning_rate == "constant":
             return 0, lambda _step, steps: rate(steps - 1, steps)
         return (between.step or 0 if between.learning_rate == "rewind" else 0), None
 
     def _with_controls(self, round_: Round, masks: Masks, pruner: Pruner) -> Round:
-        """Trained with the round's own budget and data order; the model is then what it was."""
+        """Trained with the round's own budget and data order, by a fresh optimiser; the model is then what it was."""
         number = round_.number
         assert number is not None
         for name in self._recipe.controls:
             started = time.perf_counter()
             if name == "random_reinit":
                 under = masks
-                reinit(self.model, self.origins, number)
+                reinit(self.model, self.origins, number, "control")
             else:
                 under = pruner.random_masks(masks, number)
                 REWINDS["rewind" if self._recipe.between_rounds.weights == "rewind" else "reset"](

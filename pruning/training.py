@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -109,11 +109,11 @@ def train(
         rate: (step, steps of the round) -> the learning rate's factor; left out, the recipe's schedule.
         optimizer_state: what `Trained.optimizer_state` was; left out, a fresh optimiser.
         teacher: of the recipe's distillation, in evaluation mode; without one, nothing is distilled.
-        keep_step: keep the state after so many steps of the round.
+        keep_step: keep the state after so many steps of the round; early stopping waits for it.
         progress: progress(step, steps of the round), every ten steps.
 
     Raises:
-        Diverged: a loss was not finite at an evaluation or at the end.
+        Diverged: a loss was not finite; names the first step at which it was not.
         RecipeRefused: batches of one example, and batch-norm; the loss, augmentation or memory format does not fit the
             dataset or the model; `first_step` lies behind the end.
     """
@@ -145,6 +145,7 @@ def train(
         loss_of = _objective(model, training, teacher, device)
         kept = _kept(model, masks) if keep_step == first_step else None
 
+        losses: list[Tensor] = []
         model.train()
         there = batches(dataset.train, training, model, seed, epoch_offset, first_step)
         for step, (inputs, targets) in enumerate(there, first_step + 1):
@@ -161,18 +162,23 @@ def train(
 
             if step == keep_step:
                 kept = _kept(model, masks)
+            losses.append(loss.detach())  # looked at together: each look would wait for a GPU
+            if step % PROGRESS_EVERY_STEPS == 0 or step % evaluate_every == 0 or step == num_steps:
+                _check_finite(losses, step)
+                losses.clear()
             if step % evaluate_every == 0 or step == num_steps:
                 started = time.perf_counter()
                 metrics = evaluate(model, dataset.validation, training.preprocessing, training.loss)
                 evaluate_seconds += time.perf_counter() - started
-                if not (math.isfinite(loss.item()) and math.isfinite(metrics["loss"])):
+                if not math.isfinite(metrics["loss"]):
                     raise Diverged(step)
                 since_best += 1
                 if metrics["loss"] < best["loss"]:
                     best_step, best, since_best = step, metrics, 0
             if progress is not None and (step % PROGRESS_EVERY_STEPS == 0 or step == num_steps):
                 progress(step, num_steps)
-            if step == num_steps or since_best >= patience:
+            waits = keep_step is not None and step < keep_step
+            if step == num_steps or (since_best >= patience and step % evaluate_every == 0 and not waits):
                 break
 
         optimizer.zero_grad()
@@ -182,6 +188,13 @@ def train(
 
     apply_masks(parameters, masks)  # a negative weight times zero is -0.0; what is stored is +0.0
     return Trained(step - first_step, {"step": best_step, "metrics": best}, evaluate_seconds, kept, slots)
+
+
+def _check_finite(losses: Sequence[Tensor], step: int) -> None:
+    """`losses` are those of the steps up to `step`. Raises Diverged."""
+    wrong = (~torch.isfinite(torch.stack(list(losses)))).nonzero()
+    if len(wrong):
+        raise Diverged(step - len(losses) + 1 + int(wrong[0]))
 
 
 def _objective(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from pruning import trainer
@@ -15,6 +16,7 @@ from pruning.schedules import RecipeRefused
 from pruning.strategies import STRATEGIES
 from pruning.training_options import LearningRate
 
+ADAM = {"name": "adam", "lr": 0.01}
 SMALL = {"steps": 8, "batch_size": 16, "evaluate_every_steps": 4}
 
 
@@ -259,3 +261,29 @@ def test_what_becomes_of_the_learning_rate_from_round_to_round(
         run(toy_conv, dataset, make_recipe(between_rounds=between, training=training, **final))
         first = whole if mode != "continue" else [cosine(step, 24) for step in range(8)]
         assert seen == [first, *later, whole], mode
+
+
+def test_a_rewound_final_entry_trains_as_a_rewound_round_does(toy_conv, make_dataset, make_recipe) -> None:
+    """From the step on that its weights are from: under the same masks it is the last round once more."""
+    recipe = make_recipe(
+        between_rounds={"weights": "rewind", "step": 2, "learning_rate": "rewind"},
+        training={**SMALL, "steps": 6, "optimizer": ADAM, "learning_rate": {"kind": "cosine"}},
+        stop={"rounds": 2},
+        **{"finally": {"weights": "rewind", "train": True}},
+    )
+    *_, last, final = prune_iteratively(toy_conv, make_dataset((1, 4, 4), 3, 60), recipe)
+    assert (last.steps, final.steps) == (4, 4)
+    same(last.state, final.state)
+
+
+def test_a_reinit_control_draws_other_weights_than_the_round(toy_conv, make_dataset, make_recipe) -> None:
+    recipe = make_recipe(between_rounds={"weights": "reinit"}, controls=["random_reinit"], stop={"rounds": 1})
+    _, pruned = prune_iteratively(toy_conv, make_dataset((1, 4, 4), 3, 60), recipe)
+    assert pruned.controls["random_reinit"]["metrics"]["train"]["loss"] != pruned.metrics["train"]["loss"]
+
+
+def test_what_makes_no_sense_of_continued_training_is_refused(make_recipe) -> None:
+    with pytest.raises(ValidationError, match="leave controls out"):
+        make_recipe(between_rounds={"weights": "continue"}, controls=["random_mask"])
+    with pytest.raises(ValidationError, match=r"give stop\.rounds"):
+        make_recipe(between_rounds={"weights": "continue", "learning_rate": "continue"}, stop={"sparsity": 0.5})

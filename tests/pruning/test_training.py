@@ -125,11 +125,27 @@ def test_patience_ends_training(counting_toy, make_dataset, monkeypatch) -> None
 
 
 def test_divergence_names_round_and_step(make_dataset) -> None:
-    recipe = plan(optimizer={"name": "sgd", "lr": 100}, evaluate_every_steps=4, preprocessing={"scale": 1e30})
-    with pytest.raises(Diverged, match="step 4") as caught:
-        train(nn.Linear(3, 2), {}, make_dataset(), recipe, seed=0)
+    class Breaks(nn.Linear):
+        steps = 0
+
+        def forward(self, x):
+            self.steps += self.training
+            return super().forward(x) * (float("nan") if self.steps == bad else 1.0)
+
+    for bad, every in [(1, 30), (7, 30), (10, 30), (11, 4), (13, 30), (25, 30)]:
+        with pytest.raises(Diverged, match=f"step {bad};") as caught:
+            train(Breaks(3, 2), {}, make_dataset(), plan(steps=25, evaluate_every_steps=every), seed=0)
+        assert caught.value.step == bad, "the first, not that of the next evaluation"
     caught.value.number = 3
     assert "round 3" in str(caught.value)
+
+
+def test_early_stopping_waits_for_the_step_to_rewind_to(counting_toy, make_dataset, monkeypatch) -> None:
+    monkeypatch.setattr(module, "evaluate", lambda *_: {"accuracy": 0.5, "loss": 1.0})
+    recipe = plan(steps=30, evaluate_every_steps=2, early_stopping={"patience": 1})
+    assert train(counting_toy, {}, make_dataset(), recipe, seed=0).steps == 4
+    trained = train(counting_toy, {}, make_dataset(), recipe, seed=0, keep_step=9)
+    assert (trained.steps, trained.kept is not None) == (10, True)
 
 
 def test_what_progress_raises_ends_training(counting_toy, make_dataset) -> None:
