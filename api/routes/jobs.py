@@ -84,11 +84,9 @@ def _columns(given: JobRequest, admitted: Admitted, pool: str) -> dict[str, Any]
 
 
 def _default_artifacts(given: JobRequest, model: Model) -> list[str]:
-    """A network that came as a program goes back as one."""
+    """A network that came as a program goes back as one; what is cut out of a named one has no other form."""
     kinds = ["model", "masks", "ticket"] + ["program"] * (model.format == PROGRAM)
-    if given.recipe.materialize is not None:
-        kinds += [kind for kind in REDUCED if kind != "reduced_program" or model.format == PROGRAM]
-    return kinds
+    return kinds + list(REDUCED) * (given.recipe.materialize is not None)
 
 
 def _plan(given: JobRequest, admitted: Admitted, pool: str) -> PlanDocument:

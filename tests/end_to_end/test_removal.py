@@ -89,7 +89,7 @@ def test_a_named_architecture_comes_back_as_weights_and_plan(client: Client, spl
     )
     dataset = client.upload_dataset(splits)
     job = client.create_job(model=model, dataset=dataset, recipe={**RECIPE, "materialize": True}, select="last")
-    assert job["artifacts"] == ["model", "masks", "ticket", "reduced_model", "plan"]
+    assert job["artifacts"] == ["model", "masks", "ticket", "reduced_program", "reduced_model", "plan"]
     assert job["recipe"]["materialize"] == {"round_to": 1}
     files = selected_files(client, client.wait(job["id"], timeout_seconds=60), tmp_path)
     full, small = load_file(files["model"]), load_file(files["reduced_model"])
@@ -108,7 +108,9 @@ def test_a_named_architecture_comes_back_as_weights_and_plan(client: Client, spl
             x = nn.functional.linear(
                 x if layer == "fc1" else x.relu(), small[f"{layer}.weight"], small[f"{layer}.bias"]
             )
+        reduced = torch.export.load(files["reduced_program"]).module()(torch.from_numpy(splits["validation"][0]))
     assert torch.allclose(logits, x, atol=1e-5)
+    assert torch.allclose(logits, reduced, atol=1e-5)
 
 
 def test_what_nobody_removes_cannot_be_asked_for(client: Client) -> None:
