@@ -127,6 +127,8 @@ class Runner:
     def _export(self, kinds: list[ExportKind], position: int, exports: Exports) -> None:
         """Once, at the end: an export takes as long as many rounds of a small network."""
         for kind in kinds:
+            if self._stopping:
+                raise Stopped
             try:
                 exports.write(kind, self.outputs / FILES[kind])
             except Exception as error:  # a result that cannot be written in one form of several is not a lost job
