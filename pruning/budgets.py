@@ -191,6 +191,35 @@ class Budget:
         removed = math.floor(goal) if granularity == "unit" else math.floor(goal + Fraction(1, 2))
         return max(0, removed - (size - remaining))
 
+    def sparsity(self, remaining: Mapping[str, int]) -> float:
+        """The fraction removed: of whole numbers, so that 20 of 100 is what the decimal 0.2 is, and not a bit less."""
+        return (self.size - sum(remaining.values())) / self.size
+
+    def meets(self, target: float, sparsity: float) -> bool:
+        """Whether so many are removed that no whole number comes nearer to `target` in every layer.
+
+        Args:
+            sparsity: of `self.sparsity`; it tells the count removed exactly, also where it was stored in between.
+        """
+        in_all = math.ceil(exactly(target) * self.size)
+        by_pool = sum(num * self._least(size, target) for size, num in self._pools())
+        return round(sparsity * self.size) >= min(in_all, by_pool)
+
+    def _least(self, size: int, target: float) -> int:
+        """The least count that is `target` of `size`: half a weight short at most, as `_count` rounds; units that a
+        schedule with a sparsity takes are rounded down."""
+        exact = exactly(target) * size
+        if self.recipe.granularity == "unit" and self.recipe.schedule.kind != "fraction":
+            return math.floor(exact)
+        return math.ceil(exact - Fraction(1, 2))
+
+    def _pools(self) -> list[tuple[int, int]]:
+        """(size, how many such) of what is rounded to a whole number on its own: the network, a layer, or a row."""
+        if self.recipe.scope.kind in ("global", "erk"):
+            return [(self.size, 1)]
+        rows = {name: self.num_rows(name) for name in self.layers}
+        return [(layer.size // rows[name], rows[name]) for name, layer in self.layers.items()]
+
     def check_goal(self, remaining: Mapping[str, int]) -> None:
         """
         Raises:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import nn
 
+from pruning.budgets import Budget
 from pruning.data import Dataset
 from pruning.pruner import Pruner
 from pruning.randomness import CPU
@@ -62,7 +63,7 @@ def prune_iteratively(
     latest: Stored | None = None
     passing: Stored | None = None
 
-    while not _is_met(recipe, rounds):
+    while not _is_met(recipe, pruner.budget, rounds):
         started, number = time.perf_counter(), len(rounds)
         masks = pruner.dense_masks
         if rounds:
@@ -87,14 +88,14 @@ def prune_iteratively(
         yield trainer.final_round(len(rounds), passing.masks, chosen, pruner)
 
 
-def _is_met(recipe: Recipe, rounds: Sequence[RoundRecord]) -> bool:
+def _is_met(recipe: Recipe, budget: Budget, rounds: Sequence[RoundRecord]) -> bool:
     """Whether the last of these rounds ends the loop."""
     if not rounds:
         return False
     stop, last, dense = recipe.stop, rounds[-1], rounds[0]
     return (
         len(rounds) > most_rounds(recipe)
-        or (stop.sparsity is not None and last.sparsity >= stop.sparsity)
+        or (stop.sparsity is not None and budget.meets(stop.sparsity, last.sparsity))
         or not passes_floor(last, dense, stop.accuracy_floor)
         or (stop.seconds is not None and sum(round_.seconds for round_ in rounds) >= stop.seconds)
         or (stop.patience is not None and rounds_without_progress(rounds) >= stop.patience)

@@ -113,7 +113,7 @@ class Pruner:
         return self._recipe.schedule.kind == "fraction" and self.sparsity(masks) == self.sparsity(before)
 
     def sparsity(self, masks: Masks) -> float:
-        return 1 - sum(count_kept(self._competition.kept(masks)).values()) / self.budget.size
+        return self.budget.sparsity(count_kept(self._competition.kept(masks)))
 
     def unit_counts(self, masks: Masks) -> UnitCounts | None:
         groups = self._competition.groups

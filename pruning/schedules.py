@@ -70,7 +70,7 @@ def plan(layers: Sequence[LayerSize], recipe: Recipe) -> list[PlannedRound]:
     planned: list[PlannedRound] = []
     for planned_round in _rounds(budget, most_rounds(recipe)):
         planned.append(planned_round)
-        if target is not None and planned_round.sparsity >= target:
+        if target is not None and budget.meets(target, planned_round.sparsity):
             return planned
     if target is not None:
         _refuse_target(target, planned[-1], budget)
@@ -86,7 +86,7 @@ def _rounds(budget: Budget, limit: int) -> Iterator[PlannedRound]:
         if sum(counts.values()) == 0 and budget.recipe.schedule.kind == "fraction":
             return
         remaining = {name: left - counts[name] for name, left in remaining.items()}
-        yield PlannedRound(number, dict(remaining), 1 - sum(remaining.values()) / budget.size)
+        yield PlannedRound(number, dict(remaining), budget.sparsity(remaining))
 
 
 def _refuse_target(target: float, last: PlannedRound, budget: Budget) -> None:
@@ -96,7 +96,7 @@ def _refuse_target(target: float, last: PlannedRound, budget: Budget) -> None:
         if recipe.granularity == "unit":
             remedy += ", or min_units, which keep what is left (scope.overrides)"
     else:
-        needed = next((r.number for r in _rounds(budget, MAX_ROUNDS) if r.sparsity >= target), None)
+        needed = next((r.number for r in _rounds(budget, MAX_ROUNDS) if budget.meets(target, r.sparsity)), None)
         remedy = (
             f"set stop.rounds to {needed} or more, or raise schedule.fraction"
             if needed is not None

@@ -178,3 +178,50 @@ def test_a_step_that_no_round_reaches_is_refused_before_any_training(toy_conv, m
         assert (caught.value.field, told) == (("between_rounds", "step"), [])
         reached = make_recipe(between_rounds={**between, "step": 5}, training=training, stop={"rounds": 1})
         assert [round_.steps for round_ in prune_iteratively(toy_conv, dataset, reached)] == [6, 1]
+
+
+def one_shot(sparsity: float) -> dict:
+    return {"kind": "one_shot", "sparsity": sparsity}
+
+
+@pytest.mark.parametrize("percent", range(1, 100))
+@pytest.mark.parametrize("kind", ["layerwise", "global", "row", "erk"])
+def test_a_schedule_meets_its_own_sparsity_as_a_target(make_recipe, percent: int, kind: str) -> None:
+    """Whole weights may end half a weight below the decimal, and 1 - 80 / 100 is less than 0.2."""
+    target = percent / 100
+    layers = [
+        LayerSize("a", 1006, shape=(2, 503)),
+        LayerSize("b", 100, shape=(1, 100)),
+        LayerSize("c", 200, shape=(2, 100)),
+    ]
+    for schedule in (one_shot(target), {"kind": "geometric", "rounds": 2, "sparsity": target}):
+        recipe = make_recipe(schedule=schedule, scope={"kind": kind}, stop={"sparsity": target})
+        assert plan(layers, recipe)[-1].sparsity == pytest.approx(target, abs=0.001)
+
+
+@pytest.mark.parametrize("tenths", range(1, 10))
+def test_a_fraction_of_the_original_prunes_no_round_too_many(make_recipe, tenths: int) -> None:
+    for granularity in ("weight", "unit"):
+        schedule = {"kind": "fraction", "fraction": 0.1, "of": "original"}
+        recipe = make_recipe(granularity=granularity, schedule=schedule, stop={"sparsity": tenths / 10})
+        assert plan([LayerSize("a", 100), LayerSize("b", 30)], recipe)[-1].number == tenths
+
+
+def test_a_target_is_missed_by_more_than_rounding(make_recipe) -> None:
+    """Half a weight in each layer is all that rounding may cost."""
+    layers = [LayerSize("a", 1006), LayerSize("b", 100)]
+    budget = Budget.of(make_recipe(), layers)
+    assert [budget.meets(0.9, removed / 1106) for removed in (994, 995)] == [False, True]  # 905 + 90
+    shared = Budget.of(make_recipe(scope={"kind": "global"}), layers)
+    assert [shared.meets(0.9, removed / 1106) for removed in (994, 995)] == [False, True]  # of 995.4
+    units = Budget.of(make_recipe(granularity="unit"), [LayerSize("a", 10), LayerSize("b", 3)])
+    assert [units.meets(0.9, removed / 13) for removed in (11, 12)] == [False, True]
+
+
+def test_the_loop_ends_where_the_plan_does(toy_conv, make_dataset, make_recipe) -> None:
+    """Of 36, 96 and 18 weights: 14, 38 and 7 are 0.4 as near as whole weights come, and a little less in all."""
+    for schedule in (one_shot(0.4), {"kind": "fraction", "fraction": 0.2, "of": "original"}):
+        recipe = make_recipe(schedule=schedule, stop={"sparsity": 0.4})
+        rounds = list(prune_iteratively(toy_conv, make_dataset((1, 4, 4), 3), recipe))
+        layers = [LayerSize("conv", 36), LayerSize("fc1", 96), LayerSize("fc2", 18)]
+        assert [r.sparsity_actual for r in rounds] == [p.sparsity for p in plan(layers, recipe)]
