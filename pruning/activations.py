@@ -13,7 +13,7 @@ from pruning.data import preprocessor
 from pruning.evidence import Evidence, Scores
 from pruning.graph import trace
 from pruning.training import evaluating
-from pruning.units import Slice
+from pruning.units import Slice, UnitGroup
 
 BATCH = 256
 CHUNK = 1 << 18
@@ -45,34 +45,38 @@ def _mean_over_training(model: nn.Module, evidence: Evidence, measure: Measure) 
     train = evidence.train
     prepare = preprocessor(evidence.preprocessing, train.inputs, train.device)
     with evaluating(model), torch.no_grad():
-        meter = _Meter(trace(model), [a for group in evidence.groups for a in group.activations], measure)
+        meter = _Meter(trace(model), evidence.groups, measure)
         for inputs in torch.split(train.inputs, BATCH):
             meter.run(prepare(train.on_device(inputs)))
     return {
-        group.name: torch.stack([meter.sums[a.name] for a in group.activations]).mean(0) / len(train)
+        group.name: torch.stack([meter.sums[a] for a in group.activations]).mean(0) / len(train)
         for group in evidence.groups
     }
 
 
 class _Meter(fx.Interpreter):
-    """Runs the graph; sums what is measured over examples, and averages it over positions, at the given nodes.
+    """Runs the graph; sums what is measured over examples, and averages it over positions, where units are active.
 
     A running sum needs no memory that grows with the data, and sees a value before a later operation overwrites it.
     """
 
-    def __init__(self, graph_module: fx.GraphModule, activations: Sequence[Slice], measure: Measure) -> None:
+    def __init__(self, graph_module: fx.GraphModule, groups: Sequence[UnitGroup], measure: Measure) -> None:
         super().__init__(graph_module)
-        self.watched = {a.name: a for a in activations}
+        # A node behind a concatenation holds the units of several groups, each in a part of its own.
+        self.watched: dict[str, dict[Slice, int]] = {}
+        for group in groups:
+            for a in group.activations:
+                self.watched.setdefault(a.name, {})[a] = group.size
         self.measure = measure
-        self.sums: dict[str, Tensor] = {}
+        self.sums: dict[Slice, Tensor] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
-        if n.name in self.watched:
-            a = self.watched[n.name]
-            others = [dim for dim in range(value.dim()) if dim != a.dim]
-            num_positions = value.numel() // (len(value) * value.shape[a.dim])
-            for part in value.split(max(1, CHUNK * len(value) // value.numel())):
+        for a, num_units in self.watched.get(n.name, {}).items():
+            units = a.owned(value, num_units)
+            others = [dim for dim in range(units.dim()) if dim != a.dim]
+            num_positions = units.numel() // (len(units) * units.shape[a.dim])
+            for part in units.split(max(1, CHUNK * len(units) // units.numel())):
                 per_unit = self.measure(part, others).double().view(-1, a.span).mean(1) / num_positions
-                self.sums[n.name] = self.sums[n.name] + per_unit if n.name in self.sums else per_unit
+                self.sums[a] = self.sums[a] + per_unit if a in self.sums else per_unit
         return value

@@ -13,7 +13,6 @@ from torch import fx
 
 from pruning.graph import operation, shape_of
 from pruning.unit_drafts import Flow, Trail
-from pruning.units import Slice
 
 
 def shape(node: fx.Node) -> tuple[int, ...]:
@@ -30,8 +29,9 @@ def _passes(_trail: Trail, _node: fx.Node, flows: list[Flow]) -> list[Flow] | No
 
 
 def _activates(_trail: Trail, node: fx.Node, flows: list[Flow]) -> list[Flow] | None:
-    if len(flows) == 1 and flows[0].group.size * flows[0].span == shape(node)[flows[0].dim]:
-        flows[0].group.activations.append(flows[0].slice_of(node.name, flows[0].dim))
+    """Behind a concatenation, each group is active in its own part."""
+    for flow in flows:
+        flow.group.activations.append(flow.slice_of(node.name, flow.dim))
     return flows
 
 
@@ -53,8 +53,7 @@ def _normalises(trail: Trail, node: fx.Node, flows: list[Flow]) -> list[Flow] | 
     for flow in flows:
         flow.group.slices += [flow.slice_of(name, 0) for name in (weight, bias)]
         flow.group.buffers += [flow.slice_of(name, 0) for name in buffers]
-        source = node.all_input_nodes[0].name
-        flow.group.raw = [Slice(node.name, s.dim, s.span) if s.name == source else s for s in flow.group.raw]
+        _moves_raw(flow, node.all_input_nodes[0], flow, node)
     return flows
 
 
@@ -127,9 +126,17 @@ def _concatenates(trail: Trail, node: fx.Node, _flows: list[Flow]) -> list[Flow]
     for source in sources:
         if not isinstance(source, fx.Node) or any(flow.dim != dim for flow in trail.of(source)):
             return None
-        found += [Flow(flow.draft, dim, flow.span, flow.offset + offset) for flow in trail.of(source)]
+        for flow in trail.of(source):
+            found.append(Flow(flow.draft, dim, flow.span, flow.offset + offset))
+            _moves_raw(flow, source, found[-1], node)
         offset += shape(source)[dim]
     return found
+
+
+def _moves_raw(before: Flow, source: fx.Node, after: Flow, node: fx.Node) -> None:
+    """What the layer put out is found at `node` from here on: the same values, or the normalised ones."""
+    old, new = before.slice_of(source.name, before.dim), after.slice_of(node.name, after.dim)
+    before.group.raw = [new if raw == old else raw for raw in before.group.raw]
 
 
 def _same_widths(before: Sequence[int], after: Sequence[int], flows: list[Flow]) -> bool:

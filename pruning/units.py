@@ -41,10 +41,13 @@ class Slice:
         spread[self.offset : self.offset + len(owned)] = owned
         return spread
 
+    def owned(self, tensor: Tensor, num_units: int) -> Tensor:
+        """The part of the tensor called `name` that belongs to the units; a view."""
+        return tensor.narrow(self.dim, self.offset, num_units * self.span)
+
     def per_unit(self, tensor: Tensor, num_units: int) -> Tensor:
         """The tensor called `name` -> (units, entries that the unit owns of it)."""
-        owned = tensor.narrow(self.dim, self.offset, num_units * self.span)
-        return owned.movedim(self.dim, 0).reshape(num_units, -1)
+        return self.owned(tensor, num_units).movedim(self.dim, 0).reshape(num_units, -1)
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,8 @@ class UnitGroup:
         layers: paths of all layers that compute the units.
         incoming: those layers' weights, dimension 0.
         slices: every parameter that belongs to the units, `incoming` among them.
-        activations: the graph's nodes where the units are active: after the activation, before pooling. Each holds the
-            units of this group and of no other.
+        activations: the graph's nodes where the units are active: after the activation, before pooling; behind a
+            concatenation, the part of the node that is theirs.
         outgoing: those of `slices` through which the units reach the next layers, dimension 1 of their weights.
         buffers: what belongs to the units and is no parameter: the normalisation's running statistics.
         keeps_zero: whether units whose own parameters are zero emit zero.

@@ -107,6 +107,39 @@ def test_dropnet_score_of_a_filter_that_is_activated_behind_the_flatten() -> Non
     torch.testing.assert_close(scores.float(), torch.relu(model[0](inputs)).mean((0, 2, 3)).detach())
 
 
+class Joined(nn.Module):
+    """Two layers side by side, then what is given."""
+
+    def __init__(self, *behind: nn.Module) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(2, 3, 1), nn.Conv2d(2, 4, 1)
+        self.behind, self.fc = nn.Sequential(*behind), nn.Linear(7 * 4, 2)
+
+    def joined(self, x):
+        return self.behind(torch.cat([self.a(x), self.b(x)], 1))
+
+    def forward(self, x):
+        return self.fc(self.joined(x).flatten(1))
+
+
+@pytest.mark.parametrize(
+    "behind", [[nn.ReLU()], [nn.BatchNorm2d(7), nn.ReLU()], [nn.BatchNorm2d(7)]], ids=["relu", "norm-relu", "norm"]
+)
+def test_units_are_read_behind_a_concatenation_where_the_activation_is(behind) -> None:
+    model = Joined(*copy.deepcopy(behind)).eval()
+    inputs = torch.randn(600, 2, 2, 2, generator=generator(0, "inputs"))
+    with torch.no_grad():
+        for name, tensor in model.behind.state_dict().items():
+            if tensor.dim() == 1:
+                tensor.uniform_(0.5, 1.5, generator=generator(0, name))
+        expected = model.joined(inputs)
+    evidence = evidence_for(model, inputs)
+    for name, of in (("activation", expected.abs()), ("apoz", (expected != 0).float())):
+        scores = CRITERIA[name].score(model, {}, evidence)
+        found = torch.cat([scores["a"], scores["b"]]).float()
+        torch.testing.assert_close(found, of.mean((0, 2, 3)))
+
+
 def linear(weights: list[list[float]]) -> nn.Sequential:
     model = nn.Sequential(nn.Linear(len(weights[0]), len(weights), bias=False))
     with torch.no_grad():
