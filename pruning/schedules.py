@@ -71,10 +71,12 @@ def plan(layers: Sequence[LayerSize], recipe: Recipe) -> list[PlannedRound]:
     for planned_round in _rounds(budget, most_rounds(recipe)):
         planned.append(planned_round)
         if target is not None and budget.meets(target, planned_round.sparsity):
-            return planned
-    if target is not None:
-        _refuse_target(target, planned[-1], budget)
-    budget.check_goal(planned[-1].remaining)
+            break
+    last = planned[-1]
+    if last.number == num_scheduled(recipe):
+        budget.check_goal(last.remaining)
+    if target is not None and not budget.meets(target, last.sparsity):
+        _refuse_target(target, last, budget)
     return planned
 
 
