@@ -200,6 +200,11 @@ def test_recipes_that_cannot_work_on_this_model(
             "/recipe/between_rounds/step",
             "step 34 lies behind the 34 steps",
         ),
+        (
+            {"training": {"epochs": 2, "learning_rate": {"warmup_steps": 34}}},
+            "/recipe/training/learning_rate/warmup_steps",
+            "34 steps to warm up leave none of the 34",
+        ),
     ]:
         with subtests.test(sections=sections):
             problem = refuses({**body, **recipe(**sections)}, 422, "recipe_refused", param)
@@ -231,6 +236,7 @@ def test_the_remedies_work(client: TestClient, body: dict[str, Any], subtests: p
         {"strategy": "wanda", "schedule": {"sparsity": 0.966}},
         {"strategy": "rewind", "between_rounds": {"step": 33}, "training": {"epochs": 2}},
         {"strategy": "rewind", "training": {"steps": 101}},
+        {"training": {"epochs": 2, "learning_rate": {"warmup_steps": 33}}},
     ):
         with subtests.test(sections=sections):
             assert client.post("/v1/jobs", json={**body, **recipe(**sections)}).status_code == 201
