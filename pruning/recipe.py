@@ -224,7 +224,7 @@ class Recipe(Section):
         default_factory=list,
         max_length=2,
         description="trained beside each pruned round and never fed back: its masks on newly drawn weights; as many "
-        "weights of each layer at random, on the first weights",
+        "weights of each layer (row, group of m) at random, on the first weights",
     )
     materialize: Materialize | None = Field(
         None, description="cut masked units out at the end; true: as they are (artifacts reduced_*, plan)"

@@ -194,6 +194,8 @@ class Trainer:
                 "metrics": self._evaluate(),
                 "early_stopping": trained.early_stopping,
                 "steps": trained.steps,
+                # Random positions may cut the network: of a control that is constant, the metrics say nothing.
+                "connected": pruner.is_connected(under),
             }
             round_.seconds[name] = time.perf_counter() - started
         restore(self.model, round_.state)
