@@ -18,7 +18,7 @@ from api.problems import Problem
 from api.schemas import JobRequest
 from api.validation import pointer
 from pruning.recipe import Recipe
-from pruning.schedules import PlannedRound, RecipeRefused, check_rewind, layer_sizes, plan
+from pruning.schedules import PlannedRound, RecipeRefused, check_steps, layer_sizes, plan
 from pruning.training_options import LOSSES_OF_TASK, TASK_OF_LOSS, Augmentation, Preprocessing
 from store import listing
 from store.tables import Dataset, IntakeStatus, Model
@@ -147,7 +147,7 @@ def _check_training(recipe: Recipe, train: Report, has_validation: bool) -> None
         )
     if training.epochs is not None:
         with _refusals():
-            check_rewind(recipe, training.epochs * math.ceil(num_examples / training.batch_size))
+            check_steps(recipe, training.epochs * math.ceil(num_examples / training.batch_size))
     task = _task(train)
     if training.loss not in LOSSES_OF_TASK[task]:
         raise _refused(

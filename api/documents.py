@@ -191,7 +191,9 @@ class RoundDocument(BaseModel):
         None, description="step, metrics: of the least validation loss, read afterwards"
     )
     controls: Reported[Json | None] = Field(
-        None, description="by name: metrics, early_stopping, steps of what was trained beside the round"
+        None,
+        description="by name: metrics, early_stopping, steps, connected of what was trained beside the round; "
+        "connected is false where a random mask cut the network in two: its outputs are constants",
     )
     delta: Json = Field(description="by split: metrics less those of the dense network (round 0)")
     size_bytes: Reported[Json | None] = Field(None, description="dense, sparse: of the files")

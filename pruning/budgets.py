@@ -223,25 +223,40 @@ class Budget:
     def check_goal(self, remaining: Mapping[str, int]) -> None:
         """
         Raises:
-            RecipeRefused: `remaining` is what the last round of a schedule left, and `min_units` kept it above the
-                schedule's sparsity.
+            RecipeRefused: `remaining` is what the last round of a schedule left, and what always stays (`floor_of`)
+                kept it above the schedule's sparsity, by more than rounding to whole weights does.
         """
         recipe = self.recipe
-        if recipe.schedule.kind == "fraction" or recipe.granularity != "unit":
+        if recipe.schedule.kind == "fraction":
             return
         goal = recipe.schedule.sparsity
-        shares = {name: (layer.size, remaining[name]) for name, layer in self.layers.items()}
-        if recipe.scope.kind == "global":
-            shares = {"": (self.size, sum(remaining.values()))}
-        for name, (size, left) in shares.items():
-            wanted = size - math.floor(exactly(goal) * size)
-            if left > wanted:
-                whose = f"layer {name}'s" if name else "the network's"
-                raise RecipeRefused(
-                    ("schedule", "sparsity"),
-                    f"sparsity {goal:g} would leave {wanted} of {whose} {size} units, of which min_units keeps {left}; "
-                    "lower it, or min_units (scope.overrides)",
+        for whose, size, left in self._shares(remaining):
+            most = size - self._least(size, goal)
+            if left <= most:
+                continue
+            if recipe.granularity == "unit":
+                told = f"would leave {most} of {whose} {size} units, of which min_units keeps {left}"
+                remedy = "lower it, or min_units (scope.overrides)"
+            else:
+                told = (
+                    f"would leave nearly none of {whose} {size} weights, of which {left} always stay{'s' * (left == 1)}"
                 )
+                remedies = [f"lower it to {math.floor(1000 * (size - left) / size) / 1000:g}"] if left < size else []
+                if recipe.scope.kind in ("layerwise", "row"):
+                    remedies.append("set ignore for that layer (scope.overrides)")
+                remedy = ", or ".join(remedies)
+            raise RecipeRefused(("schedule", "sparsity"), f"sparsity {goal:g} {told}; {remedy}")
+
+    def _shares(self, remaining: Mapping[str, int]) -> list[tuple[str, int, int]]:
+        """(whose, size, left) of each pool: rows of a layer are alike."""
+        if self.recipe.scope.kind in ("global", "erk"):
+            return [("the network's", self.size, sum(remaining.values()))]
+        shares = []
+        for name, layer in self.layers.items():
+            rows = self.num_rows(name)
+            whose = f"each of layer {name}'s rows'" if self.recipe.scope.kind == "row" else f"layer {name}'s"
+            shares.append((whose, layer.size // rows, remaining[name] // rows))
+        return shares
 
     def _rate(self, name: str) -> Fraction:
         rate = self.overrides[name].rate

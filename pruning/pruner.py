@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
 
 from pruning.budgets import RecipeRefused
@@ -19,7 +18,7 @@ from pruning.randomness import generator, global_stream
 from pruning.recipe import Recipe
 from pruning.rewinding import restore
 from pruning.rounds import Stored, UnitCounts
-from pruning.scopes import count_kept, scope_of
+from pruning.scopes import count_kept, scope_of, shuffled
 from pruning.trainer import Trainer
 from pruning.units import kept_units
 
@@ -124,11 +123,14 @@ class Pruner:
         return UnitCounts(self.budget.size, num_kept, kept_units(unit_masks, groups))
 
     def random_masks(self, masks: Masks, number: int) -> Masks:
-        """As many of every layer at random positions: a control (Frankle et al. 2021)."""
+        """As many of every layer at random positions, in the recipe's structure: a control (Frankle et al. 2021)."""
         draws = generator(self._recipe.seed, "random masks", number)
-        kept = self._competition.kept(masks)
-        return self._competition.masks({name: _shuffled(mask, draws) for name, mask in kept.items()})
+        return self._competition.masks(shuffled(self._competition.kept(masks), self.budget, draws))
 
-
-def _shuffled(mask: Tensor, draws: torch.Generator) -> Tensor:
-    return mask.flatten()[torch.randperm(mask.numel(), generator=draws)].view_as(mask)
+    def is_connected(self, masks: Masks) -> bool:
+        """Whether anything gets through the network under these masks, of a control that no round goes on from."""
+        try:
+            check_connected(self._trainer.model, masks, self._trainer.example)
+        except MaskError:
+            return False
+        return True

@@ -65,16 +65,17 @@ class Scope(Section):
 
     @model_validator(mode="after")
     def _rates_are_layerwise(self) -> Self:
-        if self.kind in ("global", "erk"):
+        if self.kind != "layerwise":
+            sharing = "the rows of a layer compete alone" if self.kind == "row" else "all layers share one count"
             for layer, override in self.overrides.items():
                 if override.rate is not None:
                     raise refused_at(
                         ("overrides", layer, "rate"),
                         PydanticCustomError(
                             "rate_needs_layerwise",
-                            "overrides.{layer}.rate has no meaning where all layers share one count; "
+                            "overrides.{layer}.rate has no meaning where {sharing}; "
                             "set scope.kind to layerwise, or use ignore",
-                            {"layer": layer},
+                            {"layer": layer, "sharing": sharing},
                         ),
                     )
         return self
@@ -224,7 +225,7 @@ class Recipe(Section):
         default_factory=list,
         max_length=2,
         description="trained beside each pruned round and never fed back: its masks on newly drawn weights; as many "
-        "weights of each layer at random, on the first weights",
+        "weights of each layer (row, group of m) at random, on the first weights",
     )
     materialize: Materialize | None = Field(
         None, description="cut masked units out at the end; true: as they are (artifacts reduced_*, plan)"
@@ -287,6 +288,17 @@ class Recipe(Section):
                 "with {granularity} every {m} neighbours compete among themselves; set scope.kind to layerwise",
                 {"granularity": granularity, "m": N_OF_M[granularity][1]},
             )
+        for layer, override in scope.overrides.items():
+            if granularity not in (None, "unit") and override.min_units > 1:
+                raise refused_at(
+                    ("overrides", layer, "min_units"),
+                    PydanticCustomError(
+                        "min_units_of_units",
+                        "overrides.{layer}.min_units has no meaning where single weights are pruned; leave it out, or "
+                        "set granularity to unit",
+                        {"layer": layer},
+                    ),
+                )
         return scope
 
     @field_validator("schedule")
@@ -307,7 +319,8 @@ class Recipe(Section):
     @classmethod
     def _something_ends_it(cls, stop: Stop, info: ValidationInfo) -> Stop:
         schedule = info.data.get("schedule")
-        if stop.says_nothing and (schedule is None or schedule.kind == "fraction"):
+        # A schedule that was refused is not there: whether it would have ended the job is not known.
+        if stop.says_nothing and schedule is not None and schedule.kind == "fraction":
             raise PydanticCustomError(
                 "nothing_stops",
                 "nothing would end the job: give at least one of rounds, sparsity, accuracy_floor, seconds, patience",

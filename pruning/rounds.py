@@ -39,7 +39,8 @@ class Round:
         seconds: {"prune", "train", "evaluate"}; `train` is without the evaluations on the way. Each control adds its
             own, under its name.
         seed: of the job; all that is drawn at random comes from it.
-        controls: by name, {"metrics", "early_stopping", "steps"} of what was trained beside the round.
+        controls: by name, {"metrics", "early_stopping", "steps", "connected"} of what was trained beside the round;
+            `connected` is False where its masks let nothing through the network, and its outputs are constants.
         optimizer: the optimiser's state after training, where the recipe keeps it; else None.
     """
 

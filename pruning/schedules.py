@@ -13,7 +13,7 @@ from typing import Any
 from pruning.budgets import Budget, LayerSize, RecipeRefused, num_scheduled
 from pruning.recipe import MAX_ROUNDS, Recipe
 
-__all__ = ["LayerSize", "PlannedRound", "RecipeRefused", "check_rewind", "layer_sizes", "most_rounds", "plan"]
+__all__ = ["LayerSize", "PlannedRound", "RecipeRefused", "check_steps", "layer_sizes", "most_rounds", "plan"]
 
 
 @dataclass(frozen=True)
@@ -43,16 +43,23 @@ def most_rounds(recipe: Recipe) -> int:
     return min(recipe.stop.rounds or MAX_ROUNDS, num_scheduled(recipe) or MAX_ROUNDS)
 
 
-def check_rewind(recipe: Recipe, num_steps: int) -> None:
+def check_steps(recipe: Recipe, num_steps: int) -> None:
     """
     Raises:
-        RecipeRefused: a round trains `num_steps` steps (or fewer), and none of them is the one to rewind to.
+        RecipeRefused: a round trains `num_steps` steps (or fewer), and none of them is the one to rewind to, or all
+            of them warm up.
     """
     step = recipe.between_rounds.step
     if step is not None and step >= num_steps:
         raise RecipeRefused(
             ("between_rounds", "step"),
             f"step {step} lies behind the {num_steps} steps that a round trains; lower it, or train longer",
+        )
+    warmup = recipe.training.learning_rate.warmup_steps
+    if warmup >= num_steps:
+        raise RecipeRefused(
+            ("training", "learning_rate", "warmup_steps"),
+            f"{warmup} steps to warm up leave none of the {num_steps} that a round trains; lower it, or train longer",
         )
 
 
@@ -71,10 +78,12 @@ def plan(layers: Sequence[LayerSize], recipe: Recipe) -> list[PlannedRound]:
     for planned_round in _rounds(budget, most_rounds(recipe)):
         planned.append(planned_round)
         if target is not None and budget.meets(target, planned_round.sparsity):
-            return planned
-    if target is not None:
-        _refuse_target(target, planned[-1], budget)
-    budget.check_goal(planned[-1].remaining)
+            break
+    last = planned[-1]
+    if last.number == num_scheduled(recipe):
+        budget.check_goal(last.remaining)
+    if target is not None and not budget.meets(target, last.sparsity):
+        _refuse_target(target, last, budget)
     return planned
 
 

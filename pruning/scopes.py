@@ -74,12 +74,36 @@ def n_of_m(
     n, m = N_OF_M[budget.recipe.granularity]
     pruned = {}
     for name, mask in kept.items():
-        # (out, in, ...) -> (out, ..., in): the inputs of one position are neighbours.
-        moved = scores[name].movedim(1, -1), mask.movedim(1, -1)
-        groups = moved[0].reshape(-1, m), moved[1].reshape(-1, m)
-        done = prune_smallest_of_rows(*groups, m - n, generator)
-        pruned[name] = done.view(moved[1].shape).movedim(-1, 1).contiguous()
+        done = prune_smallest_of_rows(_groups(scores[name], m), _groups(mask, m), m - n, generator)
+        pruned[name] = _ungrouped(done, mask)
     return pruned
+
+
+def _groups(tensor: Tensor, m: int) -> Tensor:
+    """(out, in, ...) -> (groups, m): the inputs of one position are neighbours."""
+    return tensor.movedim(1, -1).reshape(-1, m)
+
+
+def _ungrouped(groups: Tensor, like: Tensor) -> Tensor:
+    return groups.view(like.movedim(1, -1).shape).movedim(-1, 1).contiguous()
+
+
+def shuffled(kept: Mapping[str, Tensor], budget: Budget, generator: torch.Generator) -> dict[str, Tensor]:
+    """As many of each layer at random positions; of each row or group of m, where the recipe counts by those."""
+    return {name: _shuffled(mask, name, budget, generator) for name, mask in kept.items()}
+
+
+def _shuffled(mask: Tensor, name: str, budget: Budget, generator: torch.Generator) -> Tensor:
+    if budget.recipe.granularity in N_OF_M:
+        groups = _groups(mask, N_OF_M[budget.recipe.granularity][1])
+        return _ungrouped(_shuffled_rows(groups, generator), mask)
+    if budget.recipe.scope.kind == "row":
+        return _shuffled_rows(mask.view(budget.num_rows(name), -1), generator).view_as(mask)
+    return mask.flatten()[torch.randperm(mask.numel(), generator=generator)].view_as(mask)
+
+
+def _shuffled_rows(mask: Tensor, generator: torch.Generator) -> Tensor:
+    return mask.gather(1, torch.rand(mask.shape, generator=generator).argsort(1))
 
 
 def count_kept(kept: Mapping[str, Tensor]) -> dict[str, int]:

@@ -18,7 +18,7 @@ from pruning.masks import MaskError, Masks, apply_masks
 from pruning.recipe import Recipe
 from pruning.rewinding import REWINDS, Origins, State, reinit, restore, snapshot
 from pruning.rounds import Round, Stored
-from pruning.schedules import check_rewind, most_rounds
+from pruning.schedules import check_steps, most_rounds
 from pruning.selection import RoundRecord
 from pruning.training import Diverged, Metrics, Trained, epochs_of, evaluate, steps_of, train
 
@@ -47,7 +47,7 @@ class Trainer:
         examples = self.dataset.train.on_device(self.dataset.train.inputs[:2])
         self.example = preprocessor(recipe.training.preprocessing, examples)(examples)
         self._recipe, self._progress = recipe, progress
-        check_rewind(recipe, steps_of(recipe.training, len(self.dataset.train), self.model))
+        check_steps(recipe, steps_of(recipe.training, len(self.dataset.train), self.model))
         self._teacher: nn.Module | None = None
 
     def learn_origins(self, load: Callable[[int], Stored]) -> None:
@@ -198,6 +198,8 @@ class Trainer:
                 "metrics": self._evaluate(),
                 "early_stopping": trained.early_stopping,
                 "steps": trained.steps,
+                # Random positions may cut the network: of a control that is constant, the metrics say nothing.
+                "connected": pruner.is_connected(under),
             }
             round_.seconds[name] = time.perf_counter() - started
         restore(self.model, round_.state)

@@ -185,6 +185,11 @@ def test_recipes_that_cannot_work_on_this_model(
             "would leave 6 of layer fc1's 30 units, of which min_units keeps 9; lower it, or min_units",
         ),
         (
+            {"strategy": "wanda", "schedule": {"sparsity": 0.99}},
+            "/recipe/schedule/sparsity",
+            "nearly none of each of layer fc2's rows' 30 weights, of which 1 always stays; lower it to 0.966",
+        ),
+        (
             {**UNITS, "scope": nine, "stop": {"rounds": None, "sparsity": 0.8}},
             "/recipe/stop/sparsity",
             "round 6 ends at 0.7000; nothing more can be pruned there; lower stop.sparsity, or min_units",
@@ -194,6 +199,11 @@ def test_recipes_that_cannot_work_on_this_model(
             {"strategy": "rewind", "between_rounds": {"step": 34}, "training": {"epochs": 2}},
             "/recipe/between_rounds/step",
             "step 34 lies behind the 34 steps",
+        ),
+        (
+            {"training": {"epochs": 2, "learning_rate": {"warmup_steps": 34}}},
+            "/recipe/training/learning_rate/warmup_steps",
+            "34 steps to warm up leave none of the 34",
         ),
     ]:
         with subtests.test(sections=sections):
@@ -223,8 +233,10 @@ def test_the_remedies_work(client: TestClient, body: dict[str, Any], subtests: p
         },
         {"strategy": "gradual", "stop": {"rounds": 19}, "schedule": {"rounds": 19}},
         {"stop": {"rounds": 4, "sparsity": 0.5}},
+        {"strategy": "wanda", "schedule": {"sparsity": 0.966}},
         {"strategy": "rewind", "between_rounds": {"step": 33}, "training": {"epochs": 2}},
         {"strategy": "rewind", "training": {"steps": 101}},
+        {"training": {"epochs": 2, "learning_rate": {"warmup_steps": 33}}},
     ):
         with subtests.test(sections=sections):
             assert client.post("/v1/jobs", json={**body, **recipe(**sections)}).status_code == 201

@@ -52,6 +52,16 @@ def test_what_makes_no_sense_is_refused(given, said) -> None:
     ("given", "where"),
     [
         ({"scope": {"kind": "global", "overrides": {"a": {"rate": 0.5}}}}, "scope.overrides.a.rate"),
+        (
+            {"scope": {"kind": "row", "overrides": {"output": {"rate": None}, "a": {"rate": 2}}}},
+            "scope.overrides.a.rate",
+        ),
+        ({"scope": {"overrides": {"a": {"min_units": 2}}}}, "scope.overrides.a.min_units"),
+        (
+            {"granularity": "2:4", "schedule": {"kind": "one_shot", "sparsity": 0.6}, "stop": {"rounds": None}},
+            "schedule",
+        ),
+        ({"schedule": {"kind": "one_shot", "sparsity": 5}, "stop": {"rounds": None}}, "schedule.sparsity"),
         ({"schedule": {"kind": "one_shot", "sparsity": 0.5}}, "scope.overrides.output.rate"),
         ({"schedule": {"kind": "one_shot", "sparsity": 5}}, "schedule.sparsity"),
         ({"schedule": {"kind": "twice", "sparsity": 0.5}}, "schedule.kind"),

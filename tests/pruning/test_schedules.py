@@ -225,3 +225,42 @@ def test_the_loop_ends_where_the_plan_does(toy_conv, make_dataset, make_recipe) 
         rounds = list(prune_iteratively(toy_conv, make_dataset((1, 4, 4), 3), recipe))
         layers = [LayerSize("conv", 36), LayerSize("fc1", 96), LayerSize("fc2", 18)]
         assert [r.sparsity_actual for r in rounds] == [p.sparsity for p in plan(layers, recipe)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "sparsity", "word"),
+    [
+        (
+            "layerwise",
+            0.99,
+            "nearly none of layer b's 20 weights, of which 1 always stays; lower it to 0.95, or set ignore",
+        ),
+        ("row", 0.98, "each of layer a's rows' 20 weights, of which 1 always stays; lower it to 0.95, or set ignore"),
+        ("global", 0.9999, "the network's 820 weights, of which 2 always stay; lower it to 0.997"),
+        ("erk", 0.9999, "the network's 820 weights, of which 2 always stay; lower it to 0.997"),
+    ],
+)
+def test_a_goal_that_the_last_weight_of_a_layer_or_row_forbids_is_refused(make_recipe, kind, sparsity, word) -> None:
+    layers = [LayerSize("a", 800, shape=(40, 20)), LayerSize("b", 20, shape=(1, 20))]
+    for schedule in (one_shot(sparsity), {"kind": "polynomial", "rounds": 3, "sparsity": sparsity}):
+        for stop in ({"rounds": None}, {"sparsity": sparsity}):
+            with pytest.raises(RecipeRefused) as caught:
+                plan(layers, make_recipe(schedule=schedule, scope={"kind": kind}, stop=stop))
+            assert caught.value.field == ("schedule", "sparsity")
+            assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["layerwise", "row"])
+def test_rounding_to_whole_weights_is_no_refusal(make_recipe, kind) -> None:
+    layers = [LayerSize("a", 800, shape=(40, 20)), LayerSize("b", 20, shape=(1, 20)), LayerSize("one", 1, shape=(1, 1))]
+    for sparsity, left in ((0.96, 1), (0.975, 1), (0.94, 1), (0.92, 2)):
+        recipe = make_recipe(
+            schedule=one_shot(sparsity),
+            scope={"kind": kind, "overrides": {"one": {"ignore": True}}},
+            stop={"sparsity": sparsity},
+        )
+        assert plan(layers, recipe)[-1].remaining["b"] == left
+    with pytest.raises(RecipeRefused, match=r"sparsity 0.9 .* 1 weights, of which 1 always stays; set ignore"):
+        plan(layers, make_recipe(schedule=one_shot(0.9), scope={"kind": kind}, stop={"rounds": None}))
+    recipe = make_recipe(schedule=one_shot(0.5), scope={"kind": kind}, stop={"rounds": None})
+    assert plan(layers, recipe)[-1].remaining == {"a": 400, "b": 10, "one": 1}

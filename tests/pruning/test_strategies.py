@@ -220,6 +220,78 @@ def test_a_control_has_the_rounds_budget_and_is_never_fed_back(name, toy_conv, m
             assert torch.equal(control_start[key], first[key]), "biases and normalisations"
 
 
+def control_masks(monkeypatch, model, dataset, recipe) -> tuple[list[dict], list[dict]]:
+    """(the masks of the last round and of its control, the controls' reports by round)."""
+    seen, real = [], trainer.train
+
+    def spy(model, masks, *args, **options):
+        seen.append({key: mask.clone() for key, mask in masks.items()})
+        return real(model, masks, *args, **options)
+
+    monkeypatch.setattr(trainer, "train", spy)
+    rounds = run(model, dataset, recipe)
+    return seen[-2:], [round_.controls["random_mask"] for round_ in rounds[1:]]
+
+
+@pytest.mark.parametrize("structure", ["2:4", "row"])
+def test_a_random_mask_has_the_rounds_structure(structure, toy_conv, make_dataset, make_recipe, monkeypatch) -> None:
+    ignored = {"conv": {"ignore": True}, "fc2": {"ignore": True}}
+    recipe = make_recipe(
+        granularity="2:4" if structure == "2:4" else "weight",
+        scope={"kind": "row" if structure == "row" else "layerwise", "overrides": ignored},
+        schedule={"kind": "one_shot", "sparsity": 0.5},
+        stop={"rounds": None},
+        controls=["random_mask"],
+    )
+    (masks, control), reports = control_masks(monkeypatch, toy_conv, make_dataset((1, 4, 4), 3), recipe)
+    width = 4 if structure == "2:4" else 16
+    assert masks["fc1.weight"].view(-1, width).sum(1).tolist() == [width // 2] * (96 // width)
+    assert control["fc1.weight"].view(-1, width).sum(1).tolist() == [width // 2] * (96 // width)
+    assert not torch.equal(control["fc1.weight"], masks["fc1.weight"])
+    assert [report["connected"] for report in reports] == [True]
+
+
+def test_a_random_mask_of_a_convolution_keeps_2_of_4_neighbours_along_the_inputs(
+    make_dataset, make_recipe, monkeypatch
+) -> None:
+    model = nn.Sequential(nn.Conv2d(4, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(24, 3))
+    recipe = make_recipe(
+        granularity="2:4",
+        schedule={"kind": "one_shot", "sparsity": 0.5},
+        stop={"rounds": None},
+        controls=["random_mask"],
+    )
+    (masks, control), _ = control_masks(monkeypatch, model, make_dataset((4, 4, 4), 3), recipe)
+    assert control["0.weight"].shape == masks["0.weight"].shape
+    assert set(control["0.weight"].movedim(1, -1).reshape(-1, 4).sum(1).tolist()) == {2}
+
+
+def test_a_random_mask_that_cuts_the_network_is_reported_and_fails_nothing(
+    make_dataset, make_recipe, monkeypatch
+) -> None:
+    """One weight of 16 in and one of 16 out, at random, seldom meet in a unit; synflow's always do."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+    reports = []
+    for seed in range(4):
+        recipe = make_recipe(
+            criterion={"name": "synflow"},
+            scope={"kind": "global"},
+            schedule={"kind": "one_shot", "sparsity": 0.93},
+            stop={"rounds": None},
+            controls=["random_mask"],
+            seed=seed,
+        )
+        (masks, control), (report,) = control_masks(monkeypatch, model, make_dataset((4,), 3), recipe)
+        meets = (control["0.weight"].any(1) & control["2.weight"].any(0)).any()
+        assert report["connected"] == bool(meets)
+        reports.append(report["connected"])
+        assert {name: int(mask.sum()) for name, mask in control.items()} == {
+            name: int(mask.sum()) for name, mask in masks.items()
+        }
+        monkeypatch.undo()
+    assert False in reports
+
+
 def test_seconds_and_patience_end_the_loop(toy_conv, make_dataset, make_recipe, monkeypatch) -> None:
     dataset = make_dataset((1, 4, 4), 3, 60)
     assert [r.number for r in run(toy_conv, dataset, make_recipe(stop={"seconds": 1e-9}))] == [0]
