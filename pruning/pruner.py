@@ -66,12 +66,14 @@ class Pruner:
         recipe, budget = self._recipe, self.budget
         criterion = CRITERIA[recipe.criterion.name]
         draws, ties = (generator(recipe.seed, purpose, number) for purpose in ("criterion", "ties"))
+        loss = LOSSES[recipe.training.loss]
         evidence = Evidence(
             self._trainer.dataset.train,
             recipe.training.preprocessing,
             self._competition.groups,
             generator=draws,
-            loss_fn=lambda outputs, targets: LOSSES[recipe.training.loss].training(outputs, targets, 0.0),
+            loss_fn=lambda outputs, targets: loss.training(outputs, targets, 0.0),
+            count=loss.count,
         )
         model = self._first(masks) if criterion.at_start else self._trainer.model
         kept = self._competition.kept(masks)
