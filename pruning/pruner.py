@@ -23,14 +23,16 @@ from pruning.scopes import count_kept, scope_of
 from pruning.trainer import Trainer
 from pruning.units import kept_units
 
-INVARIANTS = (
-    "exactly k pruned",
-    "masks only shrink",
-    "no layer is empty",
-    "the network is connected",
-    "pruned weights are zero after training",
-)
-"""Checked at run time in every round; a report says so."""
+_OF_PRUNING = ("exactly k pruned", "masks only shrink", "no layer is empty", "the network is connected")
+_OF_TRAINING = ("pruned weights are zero after training",)
+
+
+def invariants_checked(number: int | None) -> tuple[str, ...]:
+    """What was checked at run time in the round of that number; a report says so.
+
+    Round 0 and the final entry (None) prune nothing: their masks are everything, and those of a round before.
+    """
+    return (*_OF_PRUNING, *_OF_TRAINING) if number else _OF_TRAINING
 
 
 class Pruner:
