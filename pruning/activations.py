@@ -76,7 +76,7 @@ class _Meter(fx.Interpreter):
             units = a.owned(value, num_units)
             others = [dim for dim in range(units.dim()) if dim != a.dim]
             num_positions = units.numel() // (len(units) * units.shape[a.dim])
-            for part in units.split(max(1, CHUNK * len(units) // units.numel())):
+            for part in torch.split(units, max(1, CHUNK * len(units) // units.numel())):
                 per_unit = self.measure(part, others).double().view(-1, a.span).mean(1) / num_positions
                 self.sums[a] = self.sums[a] + per_unit if a in self.sums else per_unit
         return value

@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pruning.activations import activation, apoz
 from pruning.evidence import Evidence, Scores
+from pruning.graph import LAYER_TYPES, canonical_names
 from pruning.training import evaluating
 
 Score = Callable[[nn.Module, Mapping[str, Tensor], Evidence], Scores]
@@ -44,14 +44,15 @@ def random(model: nn.Module, masks: Mapping[str, Tensor], evidence: Evidence) ->
 def taylor(model: nn.Module, masks: Mapping[str, Tensor], evidence: Evidence) -> Scores:
     """s(w) = mean over batches of (g w)^2, g = dL/dw: what the loss would change by, to first order, squared.
 
-    Molchanov et al. 2019, equation 8; of a unit, the sum over its incoming weights. In evaluation mode.
+    Molchanov et al. 2019, equation 8; of a unit, the sum over its incoming weights. In evaluation mode. A batch is 256
+    examples of a sample, the last one what is left: it counts as much, for what is squared belongs to a batch.
     """
     model = copy.deepcopy(model).eval()
     weights = _weights(model, masks)
     scores = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     num_batches = 0
     for inputs, targets in evidence.sample():
-        gradients = torch.autograd.grad(evidence.loss_fn(model(inputs), targets), list(weights.values()))
+        gradients = _gradients(evidence.loss_fn(model(inputs), targets), weights.values())
         for (name, weight), gradient in zip(weights.items(), gradients, strict=True):
             scores[name] += (gradient * weight.detach()).square()
         num_batches += 1
@@ -77,25 +78,28 @@ def grasp(model: nn.Module, masks: Mapping[str, Tensor], evidence: Evidence) -> 
     """s(w) = w (H g), g and H gradient and Hessian of L over a sample, at the first weights: gradient flow kept.
 
     Wang et al. 2020, equation 8, where S = -w (H g) is large for what is to go: here low scores go. H g is the gradient
-    of g . stop(g).
+    of g . stop(g). The authors' code divides the logits by a temperature of 200; here, as in the paper, there is none.
     """
     model = copy.deepcopy(model).train()
     weights = _weights(model, masks)
     flow = _mean_gradients(model, weights.values(), evidence)
-    products = [torch.zeros_like(weight) for weight in weights.values()]
-    num_batches = 0
+    products, total = [torch.zeros_like(weight) for weight in weights.values()], 0
     # The fused kernels of attention have no second derivative.
     with sdpa_kernel(SDPBackend.MATH):
         for inputs, targets in evidence.sample():
             loss = evidence.loss_fn(model(inputs), targets)
-            gradients = torch.autograd.grad(loss, list(weights.values()), create_graph=True)
-            dot = sum((g * f).sum() for g, f in zip(gradients, flow, strict=True))
-            assert isinstance(dot, Tensor)
-            for product, part in zip(products, torch.autograd.grad(dot, list(weights.values())), strict=True):
-                product += part
-            num_batches += 1
+            dot = torch.stack(
+                [
+                    (gradient * mean).sum()
+                    for gradient, mean in zip(_gradients(loss, weights.values(), True), flow, strict=True)
+                ]
+            ).sum()
+            count = evidence.count(targets)
+            for product, part in zip(products, _gradients(dot, weights.values()), strict=True):
+                product += count * part
+            total += count
     return {
-        name: product / num_batches * weight.detach()
+        name: product / max(1, total) * weight.detach()
         for (name, weight), product in zip(weights.items(), products, strict=True)
     }
 
@@ -128,7 +132,7 @@ def _flow(model: nn.Module, masks: Mapping[str, Tensor], evidence: Evidence, dty
         for name, mask in masks.items():
             weights[name].masked_fill_(~mask.to(weights[name].device), 0.0)
     ones = torch.ones(1, *evidence.train.inputs.shape[1:], dtype=dtype, device=evidence.train.device)
-    gradients = torch.autograd.grad(model(ones).sum(), list(weights.values()))
+    gradients = _gradients(model(ones).sum(), weights.values())
     return {
         name: (gradient * weight.detach()).abs()
         for (name, weight), gradient in zip(weights.items(), gradients, strict=True)
@@ -138,18 +142,23 @@ def _flow(model: nn.Module, masks: Mapping[str, Tensor], evidence: Evidence, dty
 def wanda(model: nn.Module, masks: Mapping[str, Tensor], evidence: Evidence) -> Scores:
     """s(w_ij) = |w_ij| ||x_j||_2, x_j the layer's input j over a sample (all positions). Sun et al. 2024, equation 1.
 
-    Made to compare within output rows (scope row).
+    Made to compare within output rows (scope row). Of tied weights, x_j is what enters any of their layers.
     """
-    squares: dict[str, Tensor] = {}
+    squares: dict[nn.Module, Tensor] = {}
 
-    def watch(name: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def watch(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         x = inputs[0].detach().double()
         x = x.movedim(1, -1) if not isinstance(module, nn.Linear) else x
         total = x.flatten(0, -2).square().sum(0)
-        squares[name] = squares[name] + total if name in squares else total
+        squares[module] = squares[module] + total if module in squares else total
 
-    modules = {name: model.get_submodule(name.rpartition(".")[0]) for name in masks}
-    handles = [module.register_forward_pre_hook(partial(watch, name)) for name, module in modules.items()]
+    first_name = canonical_names(model)
+    layers: dict[str, list[nn.Module]] = {name: [] for name in masks}
+    for path, module in model.named_modules():
+        # An embedding may share a layer's weight, and has tokens for inputs.
+        if isinstance(module, LAYER_TYPES) and first_name[f"{path}.weight"] in layers:
+            layers[first_name[f"{path}.weight"]].append(module)
+    handles = [module.register_forward_pre_hook(watch) for sharing in layers.values() for module in sharing]
     try:
         with evaluating(model), torch.no_grad():
             for inputs, _ in evidence.sample():
@@ -159,13 +168,16 @@ def wanda(model: nn.Module, masks: Mapping[str, Tensor], evidence: Evidence) -> 
             handle.remove()
 
     scores = {}
-    for name, module in modules.items():
-        weight = module.get_parameter("weight").detach()
-        norms = squares[name].sqrt().to(weight.dtype)
-        # Of a grouped convolution, the rows of group g see the g-th part of the channels.
-        groups = getattr(module, "groups", 1)
-        per_row = norms.view(groups, -1).repeat_interleave(len(weight) // groups, dim=0)
-        scores[name] = weight.abs() * per_row.view(*per_row.shape, *[1] * (weight.dim() - 2))
+    for name, sharing in layers.items():
+        weight = model.get_parameter(name).detach()
+        per_row = torch.zeros(len(weight), weight.shape[1], dtype=torch.float64, device=weight.device)
+        for module in sharing:
+            if module in squares:
+                # Of a grouped convolution, the rows of group g see the g-th part of the channels.
+                groups = getattr(module, "groups", 1)
+                per_row += squares[module].view(groups, -1).repeat_interleave(len(weight) // groups, dim=0)
+        norms = per_row.sqrt().to(weight.dtype)
+        scores[name] = weight.abs() * norms.view(*norms.shape, *[1] * (weight.dim() - 2))
     return scores
 
 
@@ -174,15 +186,25 @@ def _weights(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, Tensor]
     return {name: parameters[name].requires_grad_(True) for name in masks}
 
 
-def _mean_gradients(model: nn.Module, weights: Iterable[Tensor], evidence: Evidence) -> list[Tensor]:
+def _gradients(value: Tensor, weights: Iterable[Tensor], create_graph: bool = False) -> list[Tensor]:
+    """Zeros where the value does not depend on a weight, as that of a layer whose output is not used."""
     weights = list(weights)
-    sums, num_batches = [torch.zeros_like(weight) for weight in weights], 0
+    if not value.requires_grad:
+        return [torch.zeros_like(weight) for weight in weights]
+    return list(torch.autograd.grad(value, weights, create_graph=create_graph, materialize_grads=True))
+
+
+def _mean_gradients(model: nn.Module, weights: Iterable[Tensor], evidence: Evidence) -> list[Tensor]:
+    """Of the mean loss over the sample: batches weigh by what their own means are over, for the last one is smaller."""
+    weights = list(weights)
+    sums, total = [torch.zeros_like(weight) for weight in weights], 0
     for inputs, targets in evidence.sample():
-        gradients = torch.autograd.grad(evidence.loss_fn(model(inputs), targets), weights)
-        for total, gradient in zip(sums, gradients, strict=True):
-            total += gradient
-        num_batches += 1
-    return [total / num_batches for total in sums]
+        count = evidence.count(targets)
+        gradients = _gradients(evidence.loss_fn(model(inputs), targets), weights)
+        for running, gradient in zip(sums, gradients, strict=True):
+            running += count * gradient
+        total += count
+    return [running / max(1, total) for running in sums]
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ class Evidence:
         groups: the groups whose units are scored; empty where weights are.
         generator: for criteria that draw.
         loss_fn: (outputs, targets) -> mean loss of a batch.
+        count: targets of a batch -> what its mean weighs in the mean over the sample: examples, or tokens to predict.
     """
 
     train: Split
@@ -36,6 +37,7 @@ class Evidence:
     groups: Sequence[UnitGroup]
     generator: torch.Generator
     loss_fn: Callable[[Tensor, Tensor], Tensor] = cross_entropy
+    count: Callable[[Tensor], int] = len
 
     def sample(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of the sample: (inputs as the model takes them, targets).

@@ -42,12 +42,14 @@ class Loss:
         distillation: (outputs, the teacher's outputs, targets, temperature T) -> T^2 * KL(teacher || student).
         sums: (outputs, targets) of a batch -> what is added up over batches, in float64 or int64.
         metrics: (the sums over a split, the split) -> its metrics, always with a `loss`, without smoothing.
+        count: targets of a batch -> what the batch's mean weighs in a mean over several batches.
     """
 
     training: Callable[[Tensor, Tensor, float], Tensor]
     distillation: Callable[[Tensor, Tensor, Tensor, float], Tensor]
     sums: Callable[[Tensor, Tensor], Sums]
     metrics: Callable[[Sums, Split], Metrics]
+    count: Callable[[Tensor], int] = len
 
 
 def check_loss(loss: str, dataset: Dataset) -> None:
@@ -199,9 +201,13 @@ def _token_metrics(sums: Sums, split: Split) -> Metrics:  # noqa: ARG001
     return {"accuracy": int(sums["correct"]) / told, "loss": loss, "perplexity": perplexity}
 
 
+def _num_told(targets: Tensor) -> int:
+    return int((targets != IGNORED).sum())
+
+
 LOSSES: dict[str, Loss] = {
     "cross_entropy": Loss(_cross_entropy, _softened, _class_sums, _class_metrics),
     "binary_cross_entropy": Loss(_binary_cross_entropy, _softened_labels, _label_sums, _label_metrics),
     "mse": Loss(_mse, _imitation, _number_sums, _number_metrics),
-    "next_token": Loss(_next_token, _softened_tokens, _token_sums, _token_metrics),
+    "next_token": Loss(_next_token, _softened_tokens, _token_sums, _token_metrics, _num_told),
 }

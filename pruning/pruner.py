@@ -22,14 +22,16 @@ from pruning.scopes import count_kept, scope_of, shuffled
 from pruning.trainer import Trainer
 from pruning.units import kept_units
 
-INVARIANTS = (
-    "exactly k pruned",
-    "masks only shrink",
-    "no layer is empty",
-    "the network is connected",
-    "pruned weights are zero after training",
-)
-"""Checked at run time in every round; a report says so."""
+_OF_PRUNING = ("exactly k pruned", "masks only shrink", "no layer is empty", "the network is connected")
+_OF_TRAINING = ("pruned weights are zero after training",)
+
+
+def invariants_checked(number: int | None) -> tuple[str, ...]:
+    """What was checked at run time in the round of that number; a report says so.
+
+    Round 0 and the final entry (None) prune nothing: their masks are everything, and those of a round before.
+    """
+    return (*_OF_PRUNING, *_OF_TRAINING) if number else _OF_TRAINING
 
 
 class Pruner:
@@ -65,12 +67,14 @@ class Pruner:
         recipe, budget = self._recipe, self.budget
         criterion = CRITERIA[recipe.criterion.name]
         draws, ties = (generator(recipe.seed, purpose, number) for purpose in ("criterion", "ties"))
+        loss = LOSSES[recipe.training.loss]
         evidence = Evidence(
             self._trainer.dataset.train,
             recipe.training.preprocessing,
             self._competition.groups,
             generator=draws,
-            loss_fn=lambda outputs, targets: LOSSES[recipe.training.loss].training(outputs, targets, 0.0),
+            loss_fn=lambda outputs, targets: loss.training(outputs, targets, 0.0),
+            count=loss.count,
         )
         model = self._first(masks) if criterion.at_start else self._trainer.model
         kept = self._competition.kept(masks)

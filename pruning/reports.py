@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pruning.evaluation import evaluating
 from pruning.graph import LAYER_TYPES, canonical_names
 from pruning.inputs import blank_inputs
-from pruning.pruner import INVARIANTS
+from pruning.pruner import invariants_checked
 from pruning.removal import Removed
 from pruning.rewinding import restore
 from pruning.rounds import Round
@@ -47,7 +47,7 @@ def round_report(round_: Round, model: nn.Module) -> dict[str, Any]:
         "seconds": round_.seconds,
         "seed": round_.seed,
         "controls": round_.controls,
-        "invariants": list(INVARIANTS),
+        "invariants": list(invariants_checked(round_.number)),
     }
     if round_.units is not None:
         report |= dataclasses.asdict(round_.units)

@@ -63,11 +63,17 @@ def _pools(_trail: Trail, node: fx.Node, flows: list[Flow]) -> list[Flow] | None
     return flows if same_width and all(flow.dim == 1 for flow in flows) else None
 
 
-def _pads(_trail: Trail, node: fx.Node, flows: list[Flow]) -> list[Flow] | None:
-    pads = _argument(node, 1, "pad")
-    value = node.kwargs.get("value", 0) or (node.args[-1] if len(node.args) > 2 else 0)
+def _pads(trail: Trail, node: fx.Node, flows: list[Flow]) -> list[Flow] | None:
+    """With zeros, behind the units."""
+    if node.op == "call_module":
+        module = trail.modules[str(node.target)]
+        pads, values = getattr(module, "padding", None), [getattr(module, "value", None)]
+    else:
+        # Behind the widths, a mode or a value or both, as the one who called wrote them.
+        pads, values = _argument(node, 1, "pad"), [*node.args[2:], node.kwargs.get("value")]
+    is_zero = not any(value for value in values if not isinstance(value, str))
     behind = len(shape(node)) - 1 - max(flow.dim for flow in flows)
-    return flows if isinstance(pads, (list, tuple)) and len(pads) <= 2 * behind and not value else None
+    return flows if isinstance(pads, (list, tuple)) and len(pads) <= 2 * behind and is_zero else None
 
 
 def _averages(_trail: Trail, node: fx.Node, flows: list[Flow]) -> list[Flow] | None:
@@ -169,7 +175,8 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(
         ("interpolate", "upsample", "upsamplenearest1d", "upsamplenearest2d", "upsamplebilinear2d"), _pools
     ),
-    **dict.fromkeys(("pad", "constantpadnd", "zeropad2d"), _pads),
+    **dict.fromkeys(("pad", "constantpadnd"), _pads),
+    **dict.fromkeys([f"{kind}pad{n}d" for kind in ("zero", "constant") for n in (1, 2, 3)], _pads),
     **dict.fromkeys(("flatten", "view", "reshape", "squeeze", "unsqueeze"), _reshapes),
     **dict.fromkeys(("expand", "expandas"), _expands),
     **dict.fromkeys(("add", "iadd"), _adds),

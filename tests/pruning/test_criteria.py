@@ -9,6 +9,7 @@ from torch import nn
 
 from pruning.criteria import CRITERIA, Evidence
 from pruning.data import Split
+from pruning.losses import IGNORED, LOSSES
 from pruning.randomness import generator
 from pruning.training_options import Preprocessing
 from pruning.unit_flow import find_units
@@ -216,6 +217,88 @@ def test_grasp_is_the_flow_that_a_weight_gives() -> None:
     for row, column in ((0, 0), (2, 1)):
         slope = (flow(1 + 1e-5, row, column) - flow(1 - 1e-5, row, column)) / 2e-5
         assert scores[row, column].item() == pytest.approx(slope / 2, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["snip", "grasp"])
+def test_gradients_are_of_the_whole_sample_whatever_its_batches(name) -> None:
+    """300 examples are a batch of 256 and one of 44: each example counts once."""
+    model = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 2)).double()
+    inputs = torch.randn(300, 2, generator=generator(0, "inputs"), dtype=torch.float64)
+    weights = [model[0].weight, model[2].weight]
+    gradients = torch.autograd.grad(half_square(model(inputs), None), weights, create_graph=True)
+    if name == "snip":
+        expected = [(g * w).abs() for g, w in zip(gradients, weights, strict=True)]
+    else:
+        dot = sum((g * g.detach()).sum() for g in gradients)
+        expected = [w * h for w, h in zip(weights, torch.autograd.grad(dot, weights), strict=True)]
+    scores = scored(name, model, inputs, half_square)
+    for found, wanted in zip(scores.values(), expected, strict=True):
+        torch.testing.assert_close(found, wanted.detach())
+
+
+@pytest.mark.parametrize("name", ["snip", "grasp"])
+def test_gradients_of_tokens_weigh_by_those_to_predict(name) -> None:
+    """Two batches, of which one has nearly nothing to predict: the loss is a mean over tokens, not over batches."""
+    loss = LOSSES["next_token"]
+    model = nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 5)).double()
+    tokens = torch.randint(0, 5, (300, 4), generator=generator(0, "tokens"))
+    targets = torch.where(torch.rand(300, 4, generator=generator(0, "told")) < 0.3, tokens.flip(1), IGNORED)
+    targets[:150] = IGNORED
+    targets[0, 0] = 1
+
+    def run(batch: int) -> torch.Tensor:
+        evidence = Evidence(
+            Split(tokens, targets),
+            Preprocessing(),
+            [],
+            generator(0, "test"),
+            loss_fn=lambda outputs, targets: loss.training(outputs, targets, 0.0),
+            count=loss.count,
+        )
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("pruning.evidence.SAMPLE_BATCH", batch)
+            masks = {"1.weight": torch.ones(5, 3, dtype=torch.bool)}
+            return CRITERIA[name].score(model, masks, evidence)["1.weight"]
+
+    torch.testing.assert_close(run(64), run(300))
+
+
+@pytest.mark.parametrize("name", ["taylor", "snip", "grasp", "synflow", "wanda"])
+def test_a_layer_whose_output_is_not_used_scores_zero(name) -> None:
+    class Dead(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.unused, self.b = nn.Linear(2, 3), nn.Linear(3, 2), nn.Linear(3, 2)
+
+        def forward(self, x):
+            x = torch.tanh(self.a(x))
+            self.unused(x)
+            return self.b(x)
+
+    scores = scored(name, Dead(), INPUTS)
+    assert scores["a.weight"].abs().sum() > 0
+    assert bool((scores["unused.weight"] == 0).all()) == (name != "wanda"), "wanda asks only what enters"
+
+
+def test_wanda_of_tied_weights_takes_what_enters_every_layer_that_has_them() -> None:
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU(), nn.Linear(2, 2, bias=False))
+    model[2].weight = model[0].weight
+    masks = {"0.weight": torch.ones(2, 2, dtype=torch.bool)}
+    scores = scored("wanda", model, INPUTS, masks=masks)["0.weight"]
+    with torch.no_grad():
+        entered = torch.cat([INPUTS, torch.relu(model[0](INPUTS))])
+    torch.testing.assert_close(scores, model[0].weight.detach().abs() * entered.square().sum(0).sqrt())
+
+
+def test_wanda_of_a_layer_tied_to_an_embedding() -> None:
+    model = nn.Sequential(nn.Embedding(5, 3), nn.Tanh(), nn.Linear(3, 5, bias=False))
+    model[2].weight = model[0].weight
+    tokens = torch.tensor([[0, 1], [4, 2]])
+    evidence = Evidence(Split(tokens, tokens), Preprocessing(), [], generator(0, "test"))
+    scores = CRITERIA["wanda"].score(model, {"0.weight": torch.ones(5, 3, dtype=torch.bool)}, evidence)["0.weight"]
+    with torch.no_grad():
+        entered = torch.tanh(model[0](tokens)).flatten(0, 1)
+    torch.testing.assert_close(scores, model[0].weight.detach().abs() * entered.square().sum(0).sqrt())
 
 
 def test_synflow_by_hand() -> None:

@@ -145,6 +145,16 @@ def test_a_network_that_computes_something_else_is_refused() -> None:
         other.fc.bias.add_(1)
     with pytest.raises(RemovalError, match="differ by 1, in evaluation mode"):
         check_same(one, other, one.shape)
+    for model in (one, other):
+        with torch.no_grad():
+            model.fc.weight.mul_(1e-6)
+            model.fc.bias.mul_(1e-6)
+    with pytest.raises(RemovalError, match="differ by 1e-06, in evaluation mode"):
+        check_same(one, other, one.shape)  # small outputs, too, are compared by their own size
+    with torch.no_grad():
+        other.fc.bias.fill_(float("nan"))
+    with pytest.raises(RemovalError, match="differ by nan"):
+        check_same(one, other, one.shape)
     other = nn.Sequential(copy.deepcopy(one), nn.Flatten(0))
     with pytest.raises(RemovalError, match="outputs of the shape"):
         check_same(one, other, one.shape)

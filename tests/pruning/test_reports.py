@@ -60,7 +60,10 @@ def test_a_rounds_report_has_the_promised_shape_and_leaves_the_model(make_datase
     assert set(report["metrics"]) == {"train", "validation", "test"}
     assert set(report["seconds"]) == {"prune", "train", "evaluate"}
     assert report["seed"] == recipe.seed
-    assert report["invariants"]
+    assert report["invariants"] == [
+        *("exactly k pruned", "masks only shrink", "no layer is empty", "the network is connected"),
+        "pruned weights are zero after training",
+    ]
     kept = {row["name"]: row["density"] for row in report["layers"]}
     assert kept == {name: float(last.masks[f"{name}.weight"].float().mean()) for name in kept}
     assert min(kept.values()) < 1
@@ -69,3 +72,14 @@ def test_a_rounds_report_has_the_promised_shape_and_leaves_the_model(make_datase
     assert report["compression_ratio"] == total / (total - masked) > 1.2
     assert report["macs"]["effective"] < report["macs"]["dense"]
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+def test_a_report_lists_no_invariant_that_was_not_checked(make_dataset, make_recipe) -> None:
+    """The dense network and the final entry prune nothing, so nothing of pruning was checked in them."""
+    model = build("lenet5", (1, 12, 12), 3)
+    recipe = make_recipe(stop={"rounds": 1}, **{"finally": {"weights": "reset", "train": True}})
+    rounds = list(prune_iteratively(model, make_dataset((1, 12, 12), 3), recipe))
+    assert [round_.number for round_ in rounds] == [0, 1, None]
+    checked = [round_report(round_, model)["invariants"] for round_ in rounds]
+    assert checked[0] == checked[2] == ["pruned weights are zero after training"]
+    assert len(checked[1]) == 5

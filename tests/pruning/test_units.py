@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
-from torch.nn.functional import adaptive_avg_pool2d, dropout, max_pool2d, relu
+from torch.nn.functional import adaptive_avg_pool2d, dropout, max_pool2d, pad, relu
 
 from pruning.formats.architectures import BasicBlock, build
 from pruning.graph import UntraceableError, find_layers, output_layers, trace_with_shapes
@@ -172,6 +172,38 @@ def test_functional_spellings_and_shape_queries_are_followed() -> None:
     groups, _ = find_units(Functional(), torch.randn(2, 1, 4, 4))
     assert [(group.name, group.size) for group in groups] == [("conv", 3), ("fc1", 5)]
     assert Slice("fc1.weight", 1, span=4) in groups[0].slices
+
+
+@pytest.mark.parametrize(
+    ("padded", "prunable"),
+    [
+        (nn.ZeroPad2d(1), True),
+        (nn.ZeroPad2d((1, 0, 2, 0)), True),
+        (nn.ConstantPad2d(1, 0.0), True),
+        (nn.ConstantPad2d(1, 2.0), False),
+        (lambda x: pad(x, (1, 1)), True),
+        (lambda x: pad(x, (1, 1, 1, 1), "constant"), True),
+        (lambda x: pad(x, [1, 1], "constant", 0.0), True),
+        (lambda x: pad(x, [1, 1], mode="constant", value=0), True),
+        (lambda x: pad(x, [1, 1], "constant", 1.0), False),
+        (lambda x: pad(x, [1, 1], value=1.0), False),
+        (lambda x: pad(x, (0, 0, 0, 0, 1, 1)), False),
+    ],
+)
+def test_units_pass_padding_with_zeros_behind_them_however_it_is_written(padded, prunable) -> None:
+    class Padded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.padded = nn.Conv2d(1, 4, 1), padded
+            self.b, self.fc = nn.Conv2d(width, 3, 1), nn.Linear(3, 2)
+
+        def forward(self, x):
+            return self.fc(self.b(self.padded(relu(self.a(x)))).mean((2, 3)))
+
+    width = padded(torch.zeros(1, 4, 2, 2)).shape[1]
+    groups, reasons = find_units(Padded(), torch.randn(2, 1, 4, 4))
+    assert ("a" in [group.name for group in groups]) == prunable
+    assert ("a" in reasons) != prunable
 
 
 def test_the_output_layer_is_found_behind_what_follows_it(toy_conv) -> None:
