@@ -391,11 +391,12 @@ def test_what_the_plan_says_is_what_is_pruned(fraction, scope, criterion, granul
     from pruning.intake import inspect_model
     from pruning.schedules import layer_sizes, plan
 
+    floor = {"conv2": {"min_units": 3}} if granularity == "unit" else {}  # of single weights it is refused
     recipe = Recipe.model_validate(
         {
             "criterion": {"name": criterion},
             "granularity": granularity,
-            "scope": {"kind": scope, "overrides": {"conv2": {"min_units": 3}, "output": {"ignore": True}}},
+            "scope": {"kind": scope, "overrides": {**floor, "output": {"ignore": True}}},
             "schedule": {"fraction": fraction},
             "between_rounds": {"weights": "continue"},
             "stop": {"rounds": 4},
