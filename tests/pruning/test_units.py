@@ -149,6 +149,7 @@ def test_layers_that_cannot_be_followed_say_why() -> None:
     assert groups == []
     assert "feeds grouped" in reasons["a"]
     assert "grouped convolution" in reasons["grouped"]
+    assert "not pruned" in reasons["grouped"]
     assert "softmax" in reasons["b"]
     assert "batchnorm2d" in reasons["c"]
     assert "feeds twice" in reasons["d"]
