@@ -185,6 +185,7 @@ def test_functional_spellings_and_shape_queries_are_followed() -> None:
         (lambda x: pad(x, (1, 1)), True),
         (lambda x: pad(x, (1, 1, 1, 1), "constant"), True),
         (lambda x: pad(x, [1, 1], "constant", 0.0), True),
+        (lambda x: torch.ops.aten.pad(x, [1, 1], "constant"), True),
         (lambda x: pad(x, [1, 1], mode="constant", value=0), True),
         (lambda x: pad(x, [1, 1], "constant", 1.0), False),
         (lambda x: pad(x, [1, 1], value=1.0), False),
