@@ -153,11 +153,11 @@ def wanda(model: nn.Module, masks: Mapping[str, Tensor], evidence: Evidence) -> 
         squares[module] = squares[module] + total if module in squares else total
 
     first_name = canonical_names(model)
-    layers: dict[str, list[nn.Module]] = {name: [] for name in masks}
+    layers: dict[str, list[nn.Module]] = {}
     for path, module in model.named_modules():
-        # An embedding may share a layer's weight, and has tokens for inputs.
-        if isinstance(module, LAYER_TYPES) and first_name[f"{path}.weight"] in layers:
-            layers[first_name[f"{path}.weight"]].append(module)
+        # An embedding may share a layer's weight, and has tokens for inputs; masks of units are of biases as well.
+        if isinstance(module, LAYER_TYPES) and first_name[f"{path}.weight"] in masks:
+            layers.setdefault(first_name[f"{path}.weight"], []).append(module)
     handles = [module.register_forward_pre_hook(watch) for sharing in layers.values() for module in sharing]
     try:
         with evaluating(model), torch.no_grad():

@@ -227,8 +227,8 @@ def _renew_sizes(layer: nn.Module) -> None:
     if isinstance(layer, nn.Linear):
         layer.out_features, layer.in_features = layer.weight.shape
     elif isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
-        if 1 < layer.groups == layer.in_channels == layer.out_channels:
-            layer.groups = len(layer.weight)
+        if 1 < layer.groups == layer.in_channels:  # depthwise: a group for each input, of as many filters as before
+            layer.groups = len(layer.weight) // (layer.out_channels // layer.groups)
         layer.out_channels, layer.in_channels = len(layer.weight), layer.weight.shape[1] * layer.groups
     elif isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.weight is not None:
         layer.num_features = len(layer.weight)

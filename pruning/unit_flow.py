@@ -77,7 +77,10 @@ def _layer(trail: Trail, node: fx.Node, module: PrunableModule) -> Flow:
 
     reason = None
     if not isinstance(module, nn.Linear) and module.groups > 1:
-        reason = f"{path} is a grouped convolution: each of its groups would have to lose as many"
+        reason = (
+            f"{path} is a grouped convolution; units of those, and units that feed them, are not pruned, for each of "
+            "their groups would have to lose as many"
+        )
     elif trail.uses[weight] > 1:
         reason = f"the weights of {path} are used more than once"
     source = node.all_input_nodes[0]
@@ -94,16 +97,19 @@ def _layer(trail: Trail, node: fx.Node, module: PrunableModule) -> Flow:
 
 
 def _is_depthwise(module: PrunableModule) -> bool:
-    return not isinstance(module, nn.Linear) and 1 < module.groups == module.in_channels == module.out_channels
+    return not isinstance(module, nn.Linear) and 1 < module.groups == module.in_channels
 
 
 def _depthwise(trail: Trail, node: fx.Node) -> list[Flow] | None:
-    """A filter for each unit, which belongs to the unit; None where its inputs are not all units that are known."""
-    path, flows = str(node.target), trail.of(node.all_input_nodes[0])
-    num_known = sum(flow.group.size * flow.span for flow in flows)
-    is_known = num_known == shape(node)[1] and all(flow.dim == 1 for flow in flows)
+    """Filters for each unit, which belong to the unit; None where its inputs are not all units that are known."""
+    path, source = str(node.target), node.all_input_nodes[0]
+    before = trail.of(source)
+    num_inputs = shape(source)[1]
+    is_known = sum(flow.group.size * flow.span for flow in before) == num_inputs and all(f.dim == 1 for f in before)
     if not is_known or trail.uses[trail.names[f"{path}.weight"]] > 1:
         return None
+    multiplier = shape(node)[1] // num_inputs  # filters of an input, which stand side by side
+    flows = [Flow(flow.draft, 1, flow.span * multiplier, flow.offset * multiplier) for flow in before]
     for flow in flows:
         flow.group.slices += [flow.slice_of(part.name, 0) for part in _own(trail, path)]
     if len(flows) == 1 and flows[0].span == 1:

@@ -25,8 +25,8 @@ from pruning.masks import Masks
 class Slice:
     """Unit u owns indices [offset + u * span, offset + (u + 1) * span) of dimension `dim` of the tensor called `name`.
 
-    Behind a flatten, a channel spans its height * width columns; behind a concatenation, it is offset by what it was
-    put after.
+    Behind a flatten, a channel spans its height * width columns; in a depthwise convolution, all filters of its own;
+    behind a concatenation, it is offset by what it was put after.
     """
 
     name: str

@@ -290,6 +290,14 @@ def test_wanda_of_tied_weights_takes_what_enters_every_layer_that_has_them() -> 
     torch.testing.assert_close(scores, model[0].weight.detach().abs() * entered.square().sum(0).sqrt())
 
 
+def test_wanda_scores_weights_of_layers_alone_whatever_else_is_masked(toy_conv) -> None:
+    masks = {name: torch.ones_like(p, dtype=torch.bool) for name, p in toy_conv.named_parameters()}
+    scores = scored("wanda", toy_conv, torch.randn(4, 1, 4, 4), masks=masks)
+    assert {name: score.shape for name, score in scores.items()} == {
+        name: toy_conv.get_parameter(name).shape for name in ("conv.weight", "fc1.weight", "fc2.weight")
+    }
+
+
 def test_wanda_of_a_layer_tied_to_an_embedding() -> None:
     model = nn.Sequential(nn.Embedding(5, 3), nn.Tanh(), nn.Linear(3, 5, bias=False))
     model[2].weight = model[0].weight

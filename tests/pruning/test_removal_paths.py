@@ -8,7 +8,7 @@ import pytest
 import torch
 from removing import assert_same, exported, lived_in, pruned_by_unit
 from torch import nn
-from toy_networks import Dense, Fire, Inverted, Normalised, Squeeze
+from toy_networks import Dense, Fire, Inverted, Multiplied, Normalised, Squeeze
 
 from pruning.formats.exported_program import read_program, write_program
 from pruning.formats.results import write_state
@@ -22,7 +22,14 @@ from pruning.rewinding import restore
 from pruning.training import evaluating
 from pruning.unit_flow import find_units
 
-TOYS = {"inverted": Inverted, "dense": Dense, "fire": Fire, "squeeze": Squeeze}
+TOYS = {"inverted": Inverted, "dense": Dense, "fire": Fire, "squeeze": Squeeze, "multiplied": Multiplied}
+GUESTS = {
+    "fire": {"depthwise": "its filters go with the units of a, b"},
+    "multiplied": {
+        **dict.fromkeys(("twice", "again"), "its filters go with the units of a"),
+        "triple": "its filters go with the units of b, a",
+    },
+}
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -34,7 +41,7 @@ def test_programs_of_all_that_units_go_through(name, seed, tmp_path) -> None:
     reasons = find_units(program, torch.randn(2, *model.shape))[1]
     output = list(dict(model.named_children()))[-1]
     assert reasons.pop(output) == "its units are the model's outputs"
-    assert reasons == ({"depthwise": "its filters go with the units of a, b"} if name == "fire" else {})
+    assert reasons == GUESTS.get(name, {})
     removed = materialize(program, masks, model.shape)
     assert sum(p.numel() for p in removed.module.parameters()) < sum(p.numel() for p in program.parameters())
     assert_same(program, removed.module, model.shape)
@@ -50,16 +57,16 @@ def test_a_masked_unit_emits_exactly_zero_wherever_it_is_active(name) -> None:
     example = torch.randn(4, *model.shape)
     groups, _ = find_units(model, example)
     _, unit_masks = pruned_by_unit(model, model.shape, 6)
-    watched = {a.name: (a, group) for group in groups if group.keeps_zero for a in group.activations}
+    watched = [(a, group) for group in groups if group.keeps_zero for a in group.activations]
     assert watched
 
     class Watch(torch.fx.Interpreter):
         def run_node(self, n):
             value = super().run_node(n)
-            if n.name in watched:
-                part, group = watched[n.name]
-                emitted = part.per_unit(value, group.size).any(1)
-                assert not bool(emitted[~unit_masks[group.name]].any()), (n.name, group.name)
+            for part, group in watched:
+                if part.name == n.name:
+                    emitted = part.per_unit(value, group.size).any(1)
+                    assert not bool(emitted[~unit_masks[group.name]].any()), (n.name, group.name)
             return value
 
     with torch.no_grad():

@@ -149,6 +149,7 @@ def test_layers_that_cannot_be_followed_say_why() -> None:
     assert groups == []
     assert "feeds grouped" in reasons["a"]
     assert "grouped convolution" in reasons["grouped"]
+    assert "not pruned" in reasons["grouped"]
     assert "softmax" in reasons["b"]
     assert "batchnorm2d" in reasons["c"]
     assert "feeds twice" in reasons["d"]
@@ -184,6 +185,7 @@ def test_functional_spellings_and_shape_queries_are_followed() -> None:
         (lambda x: pad(x, (1, 1)), True),
         (lambda x: pad(x, (1, 1, 1, 1), "constant"), True),
         (lambda x: pad(x, [1, 1], "constant", 0.0), True),
+        (lambda x: torch.ops.aten.pad(x, [1, 1], "constant"), True),
         (lambda x: pad(x, [1, 1], mode="constant", value=0), True),
         (lambda x: pad(x, [1, 1], "constant", 1.0), False),
         (lambda x: pad(x, [1, 1], value=1.0), False),

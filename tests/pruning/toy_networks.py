@@ -98,3 +98,21 @@ class Normalised(nn.Module):
     def forward(self, x):
         x = relu(self.b(self.group_norm(self.a(x)))).mean((2, 3))
         return self.fc2(self.layer_norm(self.fc1(x)))
+
+
+class Multiplied(nn.Module):
+    """Depthwise convolutions of several filters an input: after one layer, one another, and a concatenation."""
+
+    shape = (2, 6, 6)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(2, 5, 1), nn.Conv2d(2, 3, 1)
+        self.twice, self.bn = nn.Conv2d(5, 10, 3, padding=1, groups=5), nn.BatchNorm2d(10)
+        self.again = nn.Conv2d(10, 20, 1, groups=10)
+        self.triple = nn.Conv2d(23, 69, 3, groups=23, bias=False)
+        self.c, self.fc = nn.Conv2d(69, 4, 1), nn.Linear(4 * 16, 3)
+
+    def forward(self, x):
+        y = self.again(relu(self.bn(self.twice(relu(self.a(x))))))
+        return self.fc(relu(self.c(relu(self.triple(torch.cat([self.b(x), y], 1))))).flatten(1))
