@@ -82,7 +82,9 @@ def grasp(model: nn.Module, masks: Mapping[str, Tensor], evidence: Evidence) -> 
     """
     model = copy.deepcopy(model).train()
     weights = _weights(model, masks)
+    drawn = evidence.generator.get_state()
     flow = _mean_gradients(model, weights.values(), evidence)
+    evidence.generator.set_state(drawn)  # H g is of the same examples as g
     products, total = [torch.zeros_like(weight) for weight in weights.values()], 0
     # The fused kernels of attention have no second derivative.
     with sdpa_kernel(SDPBackend.MATH):

@@ -200,6 +200,19 @@ def test_grasp_by_hand() -> None:
     torch.testing.assert_close(scores["0.weight"], expected)
 
 
+def test_grasp_takes_both_derivatives_of_the_same_examples(monkeypatch) -> None:
+    """Of a sample of one of the two examples, the scores are one's or the other's, never of a mixture."""
+    monkeypatch.setattr("pruning.evidence.SAMPLE", 1)
+    w = torch.tensor([[3.0, -5.0]])
+    alone = [w * (torch.outer(x, x) @ torch.outer(x, x) @ w.T).T for x in INPUTS]
+    for seed in range(8):
+        model = linear(w.tolist())
+        evidence = replace(evidence_for(model, INPUTS, by_unit=False), loss_fn=half_square)
+        evidence.generator.manual_seed(seed)
+        scores = CRITERIA["grasp"].score(model, {"0.weight": torch.ones(1, 2, dtype=torch.bool)}, evidence)
+        assert any(torch.allclose(scores["0.weight"], expected) for expected in alone)
+
+
 def test_grasp_is_the_flow_that_a_weight_gives() -> None:
     """s . dw is half of the change of |g|^2, as a small step along the weight shows."""
     model = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 2)).double()
