@@ -1,8 +1,8 @@
 """Losses: what training minimises, and what is measured with it. One row of LOSSES each.
 
 The metrics are one-liners on sums that stay on the device until all batches are in. torchmetrics, which has them all,
-takes 1.5 s of CPU to import in every training process, for it brings SciPy and an imaging library with it; tests hold
-ours against scikit-learn's.
+takes 1.5 s of CPU to import, for it brings SciPy and an imaging library with it; tests hold ours against
+scikit-learn's.
 """
 
 from __future__ import annotations

@@ -105,10 +105,8 @@ class Nursery:
         for number in (signal.SIGCHLD, *_STOPS):
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
-        with contextlib.suppress(OSError):
-            Path("/proc/self/oom_score_adj").write_text(
-                "300"
-            )  # out of memory, one child goes, not all with their nursery (Linux)
+        with contextlib.suppress(OSError):  # out of memory, one child goes, not all with their nursery (Linux)
+            Path("/proc/self/oom_score_adj").write_text("300")
         self._selector.close()
         for inherited in (self._requests, self._woken, self._waker, *self._controls.values()):
             inherited.close()
@@ -116,11 +114,12 @@ class Nursery:
     def _obey(self, pid: int) -> None:
         if pid not in self._controls:
             return  # reaped since the selector looked
-        with contextlib.suppress(ConnectionError):
-            for number in self._controls[pid].recv(16) or [signal.SIGKILL]:
-                os.kill(pid, number)
-            return
-        os.kill(pid, signal.SIGKILL)
+        try:
+            numbers = self._controls[pid].recv(16)
+        except ConnectionError:
+            numbers = b""
+        for number in numbers or [signal.SIGKILL]:
+            os.kill(pid, number)
 
     def _reap(self) -> None:
         while self._controls:

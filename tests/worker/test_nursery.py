@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from processes import children_of, descendants_of, is_alive
 
-from worker import children as children_module
+from worker import forked
 from worker.children import Child, Children, Exited
 
 
@@ -134,7 +134,7 @@ def test_what_is_asked_of_a_nursery_that_still_starts_is_not_waited_for() -> Non
 
 
 def test_a_child_is_killed_though_the_nursery_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(children_module, "ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(forked, "ANSWER_SECONDS", 0.2)
     children = Children()
     child, pid = (child := children.take()), pid_of(child)
     os.kill(nursery := nursery_of(child), signal.SIGSTOP)
