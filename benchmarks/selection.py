@@ -14,7 +14,11 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from benchmarks.measure import Target, cpu_seconds, output_of, peak_bytes, ratio, reset_peak
-from pruning.masks import prune_smallest
+from pruning.criteria import CRITERIA
+from pruning.data import Split
+from pruning.evidence import Evidence
+from pruning.masks import prune_smallest, prune_smallest_above_floors
+from pruning.training_options import Preprocessing
 
 FRACTION = 0.2
 NUM_LAYERS = 8
@@ -24,9 +28,13 @@ Masks = dict[str, Tensor]
 
 
 def ours(network: Network, kept: Masks, count: int) -> None:
-    """From the weights: their magnitudes are made first, as `criteria.magnitude` makes them."""
-    scores = {name: parameter.detach().abs() for name, parameter in network.named_parameters()}
-    ours_given_scores(scores, kept, count)
+    """As a round does: criterion, selection, new masks, no layer empty."""
+    generator = torch.Generator().manual_seed(0)
+    nothing = Split(torch.zeros(0, 1), torch.zeros(0, dtype=torch.int64))
+    criterion = CRITERIA["magnitude"]
+    scores = criterion.score(network, kept, Evidence(nothing, Preprocessing(), (), generator))
+    floors = dict.fromkeys(kept, 1)
+    prune_smallest_above_floors(scores, kept, count, floors, generator, criterion.by)
 
 
 def ours_given_scores(scores: Masks, kept: Masks, count: int) -> None:

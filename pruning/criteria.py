@@ -19,6 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from pruning.activations import activation, apoz
 from pruning.evidence import Evidence, Scores
 from pruning.graph import LAYER_TYPES, canonical_names
+from pruning.masks import Entrywise
 from pruning.training import evaluating
 
 Score = Callable[[nn.Module, Mapping[str, Tensor], Evidence], Scores]
@@ -28,9 +29,10 @@ def magnitude(model: nn.Module, masks: Mapping[str, Tensor], evidence: Evidence)
     """s(w) = |w|; s(unit) = its incoming weights' L2 norm.
 
     Han et al. 2015, section 3; Frankle & Carbin 2019, section 2. Of units: Li et al. 2017, with L2 for L1.
+    These are the weights themselves, no copy of them: by |.| they are compared (`Criterion.by`).
     """
     parameters = dict(model.named_parameters())
-    return {name: parameters[name].detach().abs() for name in masks}
+    return {name: parameters[name].detach() for name in masks}
 
 
 def random(model: nn.Module, masks: Mapping[str, Tensor], evidence: Evidence) -> Scores:
@@ -215,15 +217,17 @@ class Criterion:
     Attributes:
         at_start: scores the first weights under the round's masks, before any training, instead of the trained ones.
         iterations: small steps that one round's pruning takes, each scored anew.
+        by: what the scores are compared by; low ones are pruned.
     """
 
     score: Score
     at_start: bool = False
     iterations: int = 1
+    by: Entrywise = torch.clone
 
 
 CRITERIA: dict[str, Criterion] = {
-    "magnitude": Criterion(magnitude),
+    "magnitude": Criterion(magnitude, by=torch.abs),
     "random": Criterion(random),
     "activation": Criterion(activation),
     "apoz": Criterion(apoz),

@@ -8,14 +8,18 @@ selection counts them (its operations have no deterministic kernels elsewhere); 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor
 
 Masks = dict[str, Tensor]
 
-_CHUNK = 1 << 18
+Entrywise = Callable[[Tensor], Tensor]
+"""Scores -> a new tensor, what they are compared by, as `sorted` has its `key`: made of a chunk where it is looked at,
+so that nobody copies all weights for their absolute values."""
+
+_CHUNK = 1 << 16
 """Entries looked at together: a few of these stay in the cache, and are all the extra memory besides the masks."""
 
 
@@ -44,7 +48,11 @@ def check_masks(masks: Mapping[str, Tensor], previous: Mapping[str, Tensor]) -> 
 
 
 def prune_smallest(
-    scores: Mapping[str, Tensor], kept: Mapping[str, Tensor], count: int, generator: torch.Generator
+    scores: Mapping[str, Tensor],
+    kept: Mapping[str, Tensor],
+    count: int,
+    generator: torch.Generator,
+    by: Entrywise = torch.clone,
 ) -> dict[str, Tensor]:
     """`kept` without exactly `count` of its entries: those of least score, over all tensors together.
 
@@ -55,6 +63,7 @@ def prune_smallest(
         scores: per name, one score for each entry of `kept[name]`.
         kept: per name, a bool tensor.
         count: entries to prune, 0 or more.
+        by: what the scores are compared by.
 
     Raises:
         ValueError: fewer than `count` entries are kept, or a kept entry's score is NaN.
@@ -65,7 +74,7 @@ def prune_smallest(
     if count == 0:
         return {name: mask.clone() for name, mask in kept.items()}
 
-    threshold, num_below, num_ties = _kth_smallest(scores, kept, count, available)
+    threshold, num_below, num_ties = _kth_smallest(scores, kept, count, available, by)
     falls = torch.zeros(num_ties, dtype=torch.bool)
     falls[torch.randperm(num_ties, generator=generator)[: count - num_below]] = True
     all_fall = num_ties == count - num_below
@@ -73,7 +82,7 @@ def prune_smallest(
     pruned = {name: torch.empty(mask.shape, dtype=torch.bool) for name, mask in kept.items()}
     for name, mask in kept.items():
         for part, held, stays in _chunks(scores[name], mask, pruned[name]):
-            values = part.float()
+            values = by(part.float())
             torch.gt(values, threshold, out=stays).logical_and_(held)
             if not all_fall:
                 ties = (values == threshold).logical_and_(held)
@@ -90,19 +99,20 @@ def prune_smallest_above_floors(
     count: int,
     floors: Mapping[str, int],
     generator: torch.Generator,
+    by: Entrywise = torch.clone,
 ) -> dict[str, Tensor]:
     """`prune_smallest`, where `floors[name]` entries of each tensor always stay: still exactly `count` go."""
-    pruned = prune_smallest(scores, kept, count, generator)
-    starved = [name for name, mask in pruned.items() if int(mask.sum()) < floors[name]]
+    pruned = prune_smallest(scores, kept, count, generator, by)
+    starved = [name for name, mask in pruned.items() if int(mask.count_nonzero()) < floors[name]]
     if not starved:
         return pruned
     # A starved tensor keeps its best; what it may not lose falls on the others, some of which may starve by that.
     for name in starved:
-        can_go = int(kept[name].sum()) - floors[name]
-        pruned |= prune_smallest({name: scores[name]}, {name: kept[name]}, can_go, generator)
+        can_go = int(kept[name].count_nonzero()) - floors[name]
+        pruned |= prune_smallest({name: scores[name]}, {name: kept[name]}, can_go, generator, by)
         count -= can_go
     others = {name: mask for name, mask in kept.items() if name not in starved}
-    return pruned | prune_smallest_above_floors(scores, others, count, floors, generator)
+    return pruned | prune_smallest_above_floors(scores, others, count, floors, generator, by)
 
 
 def prune_smallest_of_rows(scores: Tensor, kept: Tensor, count: int, generator: torch.Generator) -> Tensor:
@@ -123,7 +133,7 @@ def prune_smallest_of_rows(scores: Tensor, kept: Tensor, count: int, generator: 
 
 
 def _kth_smallest(
-    scores: Mapping[str, Tensor], kept: Mapping[str, Tensor], k: int, available: int
+    scores: Mapping[str, Tensor], kept: Mapping[str, Tensor], k: int, available: int, by: Entrywise
 ) -> tuple[float, int, int]:
     """(the k-th smallest kept score, how many are below it, how many equal it).
 
@@ -132,7 +142,7 @@ def _kth_smallest(
     """
     histogram = torch.zeros(1 << 16, dtype=torch.int64)
     not_negative = histogram[1 << 15 :]
-    for keys in _keys(scores, kept):
+    for keys in _keys(scores, kept, by):
         upper = keys >> 16
         if int(upper.min()) >= 0:  # magnitudes; their half of the bins stays in the cache
             not_negative += torch.bincount(upper, minlength=1 << 15)
@@ -142,7 +152,7 @@ def _kth_smallest(
     bin_ = int(torch.searchsorted(cumulative, k))
     num_below = int(cumulative[bin_] - histogram[bin_])
 
-    candidates = torch.cat([keys[(keys >> 16) == bin_ - (1 << 15)] for keys in _keys(scores, kept)])
+    candidates = torch.cat([keys[(keys >> 16) == bin_ - (1 << 15)] for keys in _keys(scores, kept, by)])
     key = candidates.kthvalue(k - num_below).values
     num_below += int((candidates < key).count_nonzero())
     # Pruned entries have infinity's key: they are never below, and tie with nothing that leaves kept ones above.
@@ -150,7 +160,7 @@ def _kth_smallest(
     return float(_mirrored(key).view(torch.float32)), num_below, num_ties
 
 
-def _keys(scores: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> Iterator[Tensor]:
+def _keys(scores: Mapping[str, Tensor], kept: Mapping[str, Tensor], by: Entrywise) -> Iterator[Tensor]:
     """int32 keys in the order of the float32 scores, chunk by chunk; both zeros have one key, pruned entries the last.
 
     Raises:
@@ -159,7 +169,7 @@ def _keys(scores: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> Iterator[
     for name, mask in kept.items():
         for part, held in _chunks(scores[name], mask):
             # The sum makes +0.0 of -0.0, and of what is denormal where those are flushed.
-            values = part.float() + 0.0
+            values = by(part.float()).add_(0.0)
             if int(held.count_nonzero()) < len(held):
                 values.masked_fill_(~held, math.inf)
             least = float(values.aminmax().min)

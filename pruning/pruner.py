@@ -76,6 +76,7 @@ class Pruner:
             loss_fn=lambda outputs, targets: loss.training(outputs, targets, 0.0),
             count=loss.count,
         )
+        by = criterion.by if recipe.criterion.keep != "low" else lambda score: -criterion.by(score)
         model = self._first(masks) if criterion.at_start else self._trainer.model
         kept = self._competition.kept(masks)
         before = count_kept(kept)
@@ -85,9 +86,7 @@ class Pruner:
                 found = criterion.score(model, self._competition.masks(kept), evidence)
             scores = self._competition.scores({key: score.cpu() for key, score in found.items()}, recipe.criterion.name)
             self._refuse_nan(scores, kept)
-            if recipe.criterion.keep == "low":
-                scores = {layer: -score for layer, score in scores.items()}
-            kept = scope_of(budget)(scores, kept, part, budget, ties)
+            kept = scope_of(budget)(scores, kept, part, budget, ties, by)
         pruned = self._competition.masks(kept)
         if sum(before.values()) - sum(count_kept(kept).values()) != sum(counts.values()):
             raise MaskError(f"round {number} was to prune {sum(counts.values())} and pruned another number")
@@ -98,7 +97,8 @@ class Pruner:
     def _refuse_nan(self, scores: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> None:
         name = self._recipe.criterion.name
         for layer, score in scores.items():
-            if bool(score[kept[layer]].isnan().any()):
+            # The least of them is NaN where any is; only then a copy of the kept ones is made.
+            if bool(score.min().isnan()) and bool(score[kept[layer]].isnan().any()):
                 raise RecipeRefused(
                     ("criterion", "name"),
                     f"the scores that {name} gives layer {layer} are not all numbers: something overflows; scale the "

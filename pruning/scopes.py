@@ -9,13 +9,15 @@ import torch
 from torch import Tensor
 
 from pruning.budgets import Budget
-from pruning.masks import prune_smallest, prune_smallest_above_floors, prune_smallest_of_rows
+from pruning.masks import Entrywise, prune_smallest, prune_smallest_above_floors, prune_smallest_of_rows
 from pruning.recipe import N_OF_M
 
 Scope = Callable[
-    [Mapping[str, Tensor], Mapping[str, Tensor], Mapping[str, int], Budget, torch.Generator], dict[str, Tensor]
+    [Mapping[str, Tensor], Mapping[str, Tensor], Mapping[str, int], Budget, torch.Generator, Entrywise],
+    dict[str, Tensor],
 ]
-"""(scores, kept, how many go of each layer, budget, generator for ties) -> kept after the round's pruning."""
+"""(scores, kept, how many go of each layer, budget, generator for ties, what scores are compared by) -> what is kept
+after the round's pruning."""
 
 
 def layerwise(
@@ -24,6 +26,7 @@ def layerwise(
     counts: Mapping[str, int],
     budget: Budget,
     generator: torch.Generator,
+    by: Entrywise,
 ) -> dict[str, Tensor]:
     """Each layer loses its own k (Frankle & Carbin 2019, section 2; Tan & Motani 2020's layer-wise variants).
 
@@ -31,7 +34,7 @@ def layerwise(
     """
     pruned: dict[str, Tensor] = {}
     for name, count in counts.items():
-        pruned |= prune_smallest({name: scores[name]}, {name: kept[name]}, count, generator)
+        pruned |= prune_smallest({name: scores[name]}, {name: kept[name]}, count, generator, by)
     return pruned
 
 
@@ -41,10 +44,11 @@ def globally(
     counts: Mapping[str, int],
     budget: Budget,
     generator: torch.Generator,
+    by: Entrywise,
 ) -> dict[str, Tensor]:
     """The network loses k, wherever they are (Frankle & Carbin 2019, section 4; Tan & Motani 2020, section 3.3)."""
     floors = {name: budget.floor_of(name) for name in kept}
-    return prune_smallest_above_floors(scores, kept, sum(counts.values()), floors, generator)
+    return prune_smallest_above_floors(scores, kept, sum(counts.values()), floors, generator, by)
 
 
 def by_row(
@@ -53,12 +57,13 @@ def by_row(
     counts: Mapping[str, int],
     budget: Budget,
     generator: torch.Generator,
+    by: Entrywise,
 ) -> dict[str, Tensor]:
     """Each output row of a layer loses the same k (Sun et al. 2024, section 3, comparison group per output)."""
     pruned = {}
     for name, count in counts.items():
         rows = budget.num_rows(name)
-        shaped = scores[name].view(rows, -1), kept[name].view(rows, -1)
+        shaped = by(scores[name]).view(rows, -1), kept[name].view(rows, -1)
         pruned[name] = prune_smallest_of_rows(*shaped, count // rows, generator).view_as(kept[name])
     return pruned
 
@@ -69,12 +74,13 @@ def n_of_m(
     counts: Mapping[str, int],
     budget: Budget,
     generator: torch.Generator,
+    by: Entrywise,
 ) -> dict[str, Tensor]:
     """Of every m weights that are neighbours along the inputs, n stay (Mishra et al. 2021; Zhou et al. 2021)."""
     n, m = N_OF_M[budget.recipe.granularity]
     pruned = {}
     for name, mask in kept.items():
-        done = prune_smallest_of_rows(_groups(scores[name], m), _groups(mask, m), m - n, generator)
+        done = prune_smallest_of_rows(_groups(by(scores[name]), m), _groups(mask, m), m - n, generator)
         pruned[name] = _ungrouped(done, mask)
     return pruned
 
@@ -107,7 +113,7 @@ def _shuffled_rows(mask: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def count_kept(kept: Mapping[str, Tensor]) -> dict[str, int]:
-    return {name: int(mask.sum()) for name, mask in kept.items()}
+    return {name: int(mask.count_nonzero()) for name, mask in kept.items()}
 
 
 SCOPES: dict[str, Scope] = {"layerwise": layerwise, "global": globally, "row": by_row, "erk": layerwise}

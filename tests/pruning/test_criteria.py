@@ -25,10 +25,9 @@ def test_magnitude_is_absolute(counting_toy) -> None:
     with torch.no_grad():
         counting_toy.fc2.weight.neg_()
     masks = {"fc2.weight": torch.ones(2, 4, dtype=torch.bool)}
-    scores = CRITERIA["magnitude"].score(
-        counting_toy, masks, evidence_for(counting_toy, torch.zeros(2, 3), by_unit=False)
-    )
-    assert scores["fc2.weight"].tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    criterion = CRITERIA["magnitude"]
+    scores = criterion.score(counting_toy, masks, evidence_for(counting_toy, torch.zeros(2, 3), by_unit=False))
+    assert criterion.by(scores["fc2.weight"]).tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
 
 
 def test_dropnet_score_of_a_node_by_hand() -> None:

@@ -65,7 +65,7 @@ def test_exactly_k_of_the_least_go_in_every_round(scope, schedule, seed, few) ->
     for planned in plan(LAYERS, recipe)[1:]:
         scores, before = scores_of(seed + planned.number, few), count_kept(kept)
         counts = budget.counts(before, planned.number)
-        after = scope_of(budget)(scores, kept, counts, budget, torch.Generator().manual_seed(seed))
+        after = scope_of(budget)(scores, kept, counts, budget, torch.Generator().manual_seed(seed), torch.clone)
         left = count_kept(after)
         assert sum(left.values()) == sum(before.values()) - sum(counts.values()) == sum(planned.remaining.values())
         if scope != "global":
@@ -98,7 +98,7 @@ def test_n_of_every_m_neighbours_along_the_inputs_stay(granularity, few) -> None
     kept = {name: torch.ones(shape, dtype=torch.bool) for name, shape in SHAPES.items()}
     scores, counts = scores_of(1, few), budget.counts(count_kept(kept), 1)
     assert counts == {layer.name: layer.size // 2 for layer in LAYERS}
-    after = scope_of(budget)(scores, kept, counts, budget, torch.Generator().manual_seed(0))
+    after = scope_of(budget)(scores, kept, counts, budget, torch.Generator().manual_seed(0), torch.clone)
     for name, mask in after.items():
         assert mask.shape == SHAPES[name]
         groups = pools("", granularity, mask)
