@@ -57,6 +57,18 @@ def test_selection_reads_more_than_one_chunk(monkeypatch) -> None:
     assert torch.equal(pruned["w"], scores["w"] >= 40)
 
 
+@pytest.mark.parametrize("by", [torch.abs, torch.neg, lambda score: -score.abs()])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_what_scores_are_compared_by_is_as_if_made_before(by, dtype) -> None:
+    scores = {"w": torch.randn(1000, generator=draw()).to(dtype), "v": torch.tensor([0.0, -0.0, 1.0, -1.0]).to(dtype)}
+    kept = {name: torch.arange(len(score)) % 7 != 3 for name, score in scores.items()}
+    before = {name: score.clone() for name, score in scores.items()}
+    pruned = prune_smallest(scores, kept, 300, draw(), by)
+    made = prune_smallest({name: by(score) for name, score in scores.items()}, kept, 300, draw())
+    assert all(torch.equal(pruned[name], made[name]) for name in kept)
+    assert all(torch.equal(scores[name], before[name]) for name in kept), "the scores may be the weights themselves"
+
+
 def test_no_more_than_there_is_and_no_score_that_is_no_number() -> None:
     kept = {"w": torch.tensor([True, False])}
     with pytest.raises(ValueError, match="cannot prune 2 of the 1"):
