@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from pruning.graph import Layer, find_layers, trace_with_shapes
 from pruning.masks import Masks
 from pruning.recipe import Recipe
 from pruning.schedules import plan
+from pruning.unit_blocks import anchored, lasting, least_units
 from pruning.unit_flow import find_units
 from pruning.units import UnitGroup, masks_to_unit_masks, unit_masks_to_masks, unit_scores
 
@@ -42,6 +44,14 @@ class Weights:
     def scores(self, scores: Mapping[str, Tensor], criterion: str) -> dict[str, Tensor]:  # noqa: ARG002
         return {layer: scores[weight] for layer, weight in self.layers.items()}
 
+    def anchored(
+        self,
+        scores: Mapping[str, Tensor],
+        kept: Mapping[str, Tensor],  # noqa: ARG002
+        ties: torch.Generator,  # noqa: ARG002
+    ) -> dict[str, Tensor]:
+        return dict(scores)
+
 
 @dataclass(frozen=True)
 class Units:
@@ -50,6 +60,10 @@ class Units:
     budget: Budget
     parameters: dict[str, nn.Parameter]
     groups: Sequence[UnitGroup]
+
+    @cached_property
+    def _lasting(self) -> dict[str, Tensor]:
+        return lasting(self.groups, self.parameters)
 
     def everything(self) -> Masks:
         return self.masks({group.name: torch.ones(group.size, dtype=torch.bool) for group in self.groups})
@@ -62,6 +76,12 @@ class Units:
 
     def scores(self, scores: Mapping[str, Tensor], criterion: str) -> dict[str, Tensor]:
         return unit_scores(scores, self.groups, criterion)
+
+    def anchored(
+        self, scores: Mapping[str, Tensor], kept: Mapping[str, Tensor], ties: torch.Generator
+    ) -> dict[str, Tensor]:
+        """The scores, infinite for units without which a group of a grouped convolution would be empty."""
+        return dict(scores) | {name: anchored(scores[name], kept[name], s, ties) for name, s in self._lasting.items()}
 
 
 def what_competes(model: nn.Module, example: Tensor, recipe: Recipe) -> Weights | Units:
@@ -80,7 +100,8 @@ def what_competes(model: nn.Module, example: Tensor, recipe: Recipe) -> Weights 
         budget = _budget(recipe, [_size_of(layer) for layer in found])
         return Weights(budget, parameters, {layer.name: layer.weight for layer in found if layer.name in budget.layers})
     groups, _ = find_units(model, example)
-    budget = _budget(recipe, [LayerSize(group.name, group.size) for group in groups])
+    least = least_units(groups, parameters)
+    budget = _budget(recipe, [LayerSize(group.name, group.size, least=least[group.name]) for group in groups])
     return Units(budget, parameters, [group for group in groups if group.name in budget.layers])
 
 

@@ -87,6 +87,7 @@ class Pruner:
             self._refuse_nan(scores, kept)
             if recipe.criterion.keep == "low":
                 scores = {layer: -score for layer, score in scores.items()}
+            scores = self._competition.anchored(scores, kept, ties)
             kept = scope_of(budget)(scores, kept, part, budget, ties)
         pruned = self._competition.masks(kept)
         if sum(before.values()) - sum(count_kept(kept).values()) != sum(counts.values()):

@@ -118,8 +118,7 @@ def plan_removal(model: nn.Module, masks: Mapping[str, Tensor], groups: Sequence
     """
     parameters = dict(model.named_parameters())
     alive = {group.name: _alive(group, masks, parameters) for group in groups}
-    shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
-    kept_units = widths_that_fit(alive, groups, shapes, round_to)
+    kept_units = widths_that_fit(alive, groups, parameters, round_to)
     return {
         "round_to": round_to,
         "groups": [
@@ -173,18 +172,20 @@ def _plan_tensors(model: nn.Module, groups: Sequence[UnitGroup], kept_units: Map
     for name, first in canonical_names(model).items():
         aliases.setdefault(first, []).append(name)
     return [
-        {
-            "name": name,
-            "dim": dim,
-            "old_size": len(spread),
-            "new_size": int(spread.sum()),
-            "kept": spread.nonzero().flatten().tolist(),
-            **({"blocks": blocks[first, dim]} if (first, dim) in blocks else {}),
-        }
+        _cut_tensor(name, dim, spread, blocks.get((first, dim)))
         for (first, dim), spread in kept.items()
         if not bool(spread.all())
         for name in aliases.get(first, [first])
     ]
+
+
+def _cut_tensor(name: str, dim: int, spread: Tensor, blocks: int | None) -> CutTensor:
+    """`spread`: which indices stay."""
+    kept = spread.nonzero().flatten().tolist()
+    entry: CutTensor = {"name": name, "dim": dim, "old_size": len(spread), "new_size": len(kept), "kept": kept}
+    if blocks is not None:
+        entry["blocks"] = blocks
+    return entry
 
 
 def cut(model: nn.Module, plan: Plan) -> nn.Module:
@@ -236,7 +237,7 @@ def _select(tensor: Tensor, dim: int, kept: Tensor, blocks: int) -> Tensor:
     if blocks == 1:
         return tensor.index_select(dim, kept)
     own = kept.view(blocks, -1) % tensor.shape[dim]  # ascending and equally many a block: a row for each
-    parts = tensor.unflatten(0, (blocks, -1))
+    parts = tensor.chunk(blocks)
     return torch.cat([part.index_select(dim, index) for part, index in zip(parts, own, strict=True)])
 
 

@@ -10,39 +10,19 @@ back, and with all of them every width fits, so it ends.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from pruning.unit_blocks import Blocks, find_blocks
 from pruning.units import UnitGroup
 
 Kept = dict[str, Tensor]
 """{group of units: (units,) bool}"""
 
 
-@dataclass
-class _Blocks:
-    """Inputs, or filters, of a grouped convolution, of which each of its groups must keep as many.
-
-    Attributes:
-        fixed: (blocks,) indices in each block that belong to no unit, and always stay.
-        owned: by group of units, (blocks, units): how many indices of the block belong to the unit.
-    """
-
-    fixed: Tensor
-    owned: dict[str, Tensor] = field(default_factory=dict)
-
-    def missing(self, kept: Kept) -> Tensor:
-        """(blocks,): how many more indices each needs to be as wide as the widest; one at least stays in each."""
-        widths = self.fixed.clone()
-        for name, owned in self.owned.items():
-            widths += owned[:, kept[name]].sum(1)
-        return widths.max().clamp(min=1) - widths
-
-
 def widths_that_fit(
-    alive: Mapping[str, Tensor], groups: Sequence[UnitGroup], shapes: Mapping[str, Sequence[int]], round_to: int = 1
+    alive: Mapping[str, Tensor], groups: Sequence[UnitGroup], parameters: Mapping[str, Tensor], round_to: int = 1
 ) -> Kept:
     """{group: (units,) bool}: the units of `alive`, and as many more as widths need. Each group keeps one at least.
 
@@ -50,10 +30,9 @@ def widths_that_fit(
 
     Args:
         alive: {group: (units,) bool}.
-        shapes: of the parameters, by name.
         round_to: 1 or more; widths are multiples of it, or whole where none fits that is less.
     """
-    all_blocks = _all_blocks(groups, shapes)
+    all_blocks = find_blocks(groups, parameters)
     kept = {name: mask.clone() for name, mask in alive.items()}
     _even_out(kept, all_blocks)
     while odd := [name for name, mask in kept.items() if not _is_width(mask, round_to)]:
@@ -70,40 +49,30 @@ def _is_width(mask: Tensor, round_to: int) -> bool:
     return width == len(mask) or (width > 0 and width % round_to == 0)
 
 
-def _all_blocks(groups: Sequence[UnitGroup], shapes: Mapping[str, Sequence[int]]) -> list[_Blocks]:
-    found: dict[tuple[str, int], _Blocks] = {}
-    for group in groups:
-        for part in group.slices:
-            if part.blocks == 1:
-                continue
-            length = part.length(shapes[part.name])
-            blocks = found.setdefault((part.name, part.dim), _Blocks(torch.full((part.blocks,), length // part.blocks)))
-            units = torch.arange(group.size).repeat_interleave(part.span)
-            block = torch.arange(part.offset, part.offset + len(units)) // (length // part.blocks)
-            owned = torch.zeros(part.blocks, group.size, dtype=torch.int64)
-            owned.index_put_((block, units), torch.ones_like(units), accumulate=True)
-            # A tensor may stand twice in a concatenation: its units then own indices in two places.
-            blocks.owned[group.name] = blocks.owned.get(group.name, 0) + owned
-            blocks.fixed -= owned.sum(1)
-    return list(found.values())
+def _missing(blocks: Blocks, kept: Kept) -> Tensor:
+    """(blocks,): how many more indices each needs to be as wide as the widest; one at least stays in each."""
+    widths = blocks.fixed.clone()
+    for name, owned in blocks.owned.items():
+        widths += owned[:, kept[name]].sum(1)
+    return widths.max().clamp(min=1) - widths
 
 
-def _even_out(kept: Kept, all_blocks: Sequence[_Blocks]) -> None:
+def _even_out(kept: Kept, all_blocks: Sequence[Blocks]) -> None:
     """Bring units back until each convolution's groups are alike; in place."""
-    while uneven := [blocks for blocks in all_blocks if bool(blocks.missing(kept).any())]:
+    while uneven := [blocks for blocks in all_blocks if bool(_missing(blocks, kept).any())]:
         for blocks in uneven:
-            while bool((missing := blocks.missing(kept)).any()):
+            while bool((missing := _missing(blocks, kept)).any()):
                 lacking = int(missing.argmax())
                 candidates = {name: (owned[lacking] > 0) & ~kept[name] for name, owned in blocks.owned.items()}
                 name = next(name for name, mask in candidates.items() if bool(mask.any()))
                 _revive(kept, name, all_blocks, candidates[name])
 
 
-def _revive(kept: Kept, name: str, all_blocks: Sequence[_Blocks], candidates: Tensor | None = None) -> None:
+def _revive(kept: Kept, name: str, all_blocks: Sequence[Blocks], candidates: Tensor | None = None) -> None:
     """Bring back the masked unit, one of `candidates`, that fills most gaps and makes the fewest; in place."""
     gain = torch.zeros(len(kept[name]), dtype=torch.int64)
     for blocks in all_blocks:
         if name in blocks.owned:
-            gain += ((blocks.missing(kept) > 0).long() * 2 - 1) @ blocks.owned[name]
+            gain += ((_missing(blocks, kept) > 0).long() * 2 - 1) @ blocks.owned[name]
     gain[~(~kept[name] if candidates is None else candidates)] = torch.iinfo(gain.dtype).min
     kept[name][int((gain == gain.max()).nonzero()[0])] = True

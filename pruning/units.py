@@ -56,14 +56,14 @@ class Slice:
     def per_unit(self, tensor: Tensor, num_units: int) -> Tensor:
         """The tensor called `name` -> (units, entries that the unit owns of it)."""
         if self.dim == 1 and self.blocks > 1:  # (blocks * filters, inputs, ...) -> (filters, blocks * inputs, ...)
-            tensor = tensor.unflatten(0, (self.blocks, -1)).transpose(0, 1).flatten(1, 2)
+            tensor = tensor.reshape(self.blocks, -1, *tensor.shape[1:]).transpose(0, 1).flatten(1, 2)
         return self.owned(tensor, num_units).movedim(self.dim, 0).reshape(num_units, -1)
 
     def mask(self, mask: Tensor, kept: Tensor) -> None:
         """Take from `mask`, of the tensor called `name`, what belongs to units that are not `kept`; in place."""
         spread = self.spread(kept, self.length(mask.shape))
         if self.dim == 1:
-            mask, spread = mask.unflatten(0, (self.blocks, -1)), spread.view(self.blocks, 1, -1)
+            mask, spread = mask.view(self.blocks, -1, *mask.shape[1:]), spread.view(self.blocks, 1, -1)
         else:
             spread = spread.view(*[1] * self.dim, -1)
         mask &= spread.view(*spread.shape, *[1] * (mask.dim() - spread.dim()))
