@@ -63,7 +63,7 @@ def lasting(groups: Sequence[UnitGroup], parameters: Mapping[str, Tensor]) -> di
 
 
 def _smallest(sets: Tensor) -> Tensor:
-    sets = torch.unique(sets, dim=0)  # type: ignore[no-untyped-call]
+    sets = torch.unique(sets, dim=0)
     holds = ~(sets.unsqueeze(0) & ~sets.unsqueeze(1)).any(2)  # [i, j]: set i holds set j
     return sets[holds.sum(1) == 1]  # itself
 

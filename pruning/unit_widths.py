@@ -33,15 +33,26 @@ def widths_that_fit(
         round_to: 1 or more; widths are multiples of it, or whole where none fits that is less.
     """
     all_blocks = find_blocks(groups, parameters)
-    kept = {name: mask.clone() for name, mask in alive.items()}
+    kept = {name: _rounded(mask, round_to) for name, mask in alive.items()}
+    in_blocks = {name for blocks in all_blocks for name in blocks.owned}
+    kept |= {name: alive[name].clone() for name in in_blocks}
     _even_out(kept, all_blocks)
-    while odd := [name for name, mask in kept.items() if not _is_width(mask, round_to)]:
+    while odd := [name for name in kept if name in in_blocks and not _is_width(kept[name], round_to)]:
         for name in odd:
             while not _is_width(kept[name], round_to):
                 # One only: with it, evening out brings others of the same units back.
                 _revive(kept, name, all_blocks)
                 _even_out(kept, all_blocks)
     return kept
+
+
+def _rounded(mask: Tensor, round_to: int) -> Tensor:
+    """With the first masked units back, as many as make a multiple, or as there are."""
+    width = int(mask.sum())
+    wanted = -(-max(1, width) // round_to) * round_to
+    mask = mask.clone()
+    mask[(~mask).nonzero().flatten()[: wanted - width]] = True
+    return mask
 
 
 def _is_width(mask: Tensor, round_to: int) -> bool:
