@@ -9,7 +9,7 @@ back, and with all of them every width fits, so it ends.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -32,18 +32,15 @@ def widths_that_fit(
         alive: {group: (units,) bool}.
         round_to: 1 or more; widths are multiples of it, or whole where none fits that is less.
     """
-    all_blocks = find_blocks(groups, parameters)
-    kept = {name: _rounded(mask, round_to) for name, mask in alive.items()}
-    in_blocks = {name for blocks in all_blocks for name in blocks.owned}
-    kept |= {name: alive[name].clone() for name in in_blocks}
-    _even_out(kept, all_blocks)
-    while odd := [name for name in kept if name in in_blocks and not _is_width(kept[name], round_to)]:
+    fitting = _Fitting(alive, find_blocks(groups, parameters))
+    fitting.even_out(fitting.blocks)
+    in_blocks = [name for name in alive if name in fitting.places]
+    while odd := [name for name in in_blocks if not _is_width(fitting.kept[name], round_to)]:
         for name in odd:
-            while not _is_width(kept[name], round_to):
+            while not _is_width(fitting.kept[name], round_to):
                 # One only: with it, evening out brings others of the same units back.
-                _revive(kept, name, all_blocks)
-                _even_out(kept, all_blocks)
-    return kept
+                fitting.even_out(fitting.revive(name))
+    return {name: fitting.kept[name] if name in in_blocks else _rounded(mask, round_to) for name, mask in alive.items()}
 
 
 def _rounded(mask: Tensor, round_to: int) -> Tensor:
@@ -60,30 +57,54 @@ def _is_width(mask: Tensor, round_to: int) -> bool:
     return width == len(mask) or (width > 0 and width % round_to == 0)
 
 
-def _missing(blocks: Blocks, kept: Kept) -> Tensor:
-    """(blocks,): how many more indices each needs to be as wide as the widest; one at least stays in each."""
-    widths = blocks.fixed.clone()
-    for name, owned in blocks.owned.items():
-        widths += owned[:, kept[name]].sum(1)
-    return widths.max().clamp(min=1) - widths
+class _Fitting:
+    """
+    Attributes:
+        kept: what stays so far.
+        places: by group of units, the numbers of the `blocks` in which it stands.
+        widths: of each of the `blocks`, (blocks,) indices that stay so far.
+    """
 
+    def __init__(self, alive: Mapping[str, Tensor], blocks: Sequence[Blocks]) -> None:
+        self.blocks = range(len(blocks))
+        self.kept = {name: mask.clone() for name, mask in alive.items()}
+        self.places: dict[str, list[int]] = {}
+        self.widths = []
+        self._owned = [one.owned for one in blocks]
+        for number, one in enumerate(blocks):
+            stays = [owned[:, alive[name]].sum(1) for name, owned in one.owned.items()]
+            self.widths.append(torch.stack([one.fixed, *stays]).sum(0))
+            for name in one.owned:
+                self.places.setdefault(name, []).append(number)
 
-def _even_out(kept: Kept, all_blocks: Sequence[Blocks]) -> None:
-    """Bring units back until each convolution's groups are alike; in place."""
-    while uneven := [blocks for blocks in all_blocks if bool(_missing(blocks, kept).any())]:
-        for blocks in uneven:
-            while bool((missing := _missing(blocks, kept)).any()):
+    def even_out(self, blocks: Iterable[int]) -> None:
+        """Bring units back until those blocks, and the others in which these units stand, are alike."""
+        waiting = list(blocks)
+        while waiting:
+            number = waiting.pop()
+            while bool((missing := self._missing(number)).any()):
                 lacking = int(missing.argmax())
-                candidates = {name: (owned[lacking] > 0) & ~kept[name] for name, owned in blocks.owned.items()}
-                name = next(name for name, mask in candidates.items() if bool(mask.any()))
-                _revive(kept, name, all_blocks, candidates[name])
+                masked = {name: (part[lacking] > 0) & ~self.kept[name] for name, part in self._owned[number].items()}
+                name = next(name for name, mask in masked.items() if bool(mask.any()))
+                waiting += [place for place in self.revive(name, masked[name]) if place not in waiting]
 
+    def revive(self, name: str, candidates: Tensor | None = None) -> list[int]:
+        """Bring back the masked unit, one of `candidates`, that fills most gaps and makes the fewest.
 
-def _revive(kept: Kept, name: str, all_blocks: Sequence[Blocks], candidates: Tensor | None = None) -> None:
-    """Bring back the masked unit, one of `candidates`, that fills most gaps and makes the fewest; in place."""
-    gain = torch.zeros(len(kept[name]), dtype=torch.int64)
-    for blocks in all_blocks:
-        if name in blocks.owned:
-            gain += ((_missing(blocks, kept) > 0).long() * 2 - 1) @ blocks.owned[name]
-    gain[~(~kept[name] if candidates is None else candidates)] = torch.iinfo(gain.dtype).min
-    kept[name][int((gain == gain.max()).nonzero()[0])] = True
+        Returns:
+            Where it stands.
+        """
+        candidates = ~self.kept[name] if candidates is None else candidates
+        gain = torch.zeros(len(candidates), dtype=torch.int64)
+        for number in self.places[name]:
+            gain += ((self._missing(number) > 0).long() * 2 - 1) @ self._owned[number][name]
+        unit = int(gain.masked_fill(~candidates, torch.iinfo(gain.dtype).min).argmax())
+        self.kept[name][unit] = True
+        for number in self.places[name]:
+            self.widths[number] += self._owned[number][name][:, unit]
+        return self.places[name]
+
+    def _missing(self, number: int) -> Tensor:
+        """(blocks,): how many more indices each needs to be as wide as the widest; one at least stays in each."""
+        widths = self.widths[number]
+        return widths.max().clamp(min=1) - widths
