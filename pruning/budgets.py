@@ -16,12 +16,16 @@ from pruning.recipe import N_OF_M, LayerOverride, Recipe, Scope
 
 @dataclass(frozen=True)
 class LayerSize:
-    """A prunable layer: how many weights (or units, where those are pruned) it has, and the shape of its weight."""
+    """A prunable layer: how many weights (or units, where those are pruned) it has, and the shape of its weight.
+
+    `least` units always stay, whatever the recipe says: in each group of a grouped convolution, one.
+    """
 
     name: str
     size: int
     is_output: bool = False
     shape: tuple[int, ...] = ()
+    least: int = 1
 
 
 class RecipeRefused(ValueError):
@@ -235,7 +239,8 @@ class Budget:
             if left <= most:
                 continue
             if recipe.granularity == "unit":
-                told = f"would leave {most} of {whose} {size} units, of which min_units keeps {left}"
+                keeps = "min_units or a grouped convolution" if self.needs_more_than_one else "min_units"
+                told = f"would leave {most} of {whose} {size} units, of which {keeps} keeps {left}"
                 remedy = "lower it, or min_units (scope.overrides)"
             else:
                 told = (
@@ -268,9 +273,16 @@ class Budget:
         return shape[0] if self.recipe.scope.kind == "row" and shape else 1
 
     def floor_of(self, name: str) -> int:
-        """What always stays in a layer, or in its row: `min_units` units, or one weight (without any, the network is
-        cut)."""
-        return self.overrides[name].min_units if self.recipe.granularity == "unit" else 1
+        """What always stays in a layer, or in its row: `min_units` units, or more where grouped convolutions need them,
+        or one weight (without any, the network is cut)."""
+        if self.recipe.granularity != "unit":
+            return 1
+        return max(self.overrides[name].min_units, self.layers[name].least)
+
+    @property
+    def needs_more_than_one(self) -> bool:
+        """Whether a grouped convolution keeps units that no recipe can take."""
+        return any(layer.least > 1 for layer in self.layers.values())
 
     def target(self, number: int) -> float:
         """The sparsity that the schedule alone makes of round `number`."""

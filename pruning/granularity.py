@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
 from pruning.budgets import Budget, LayerSize
 from pruning.graph import Layer, find_layers, trace_with_shapes
-from pruning.masks import Masks
+from pruning.masks import Entrywise, Masks
 from pruning.recipe import Recipe
 from pruning.schedules import plan
+from pruning.unit_blocks import anchored, lasting, least_units
 from pruning.unit_flow import find_units
 from pruning.units import UnitGroup, masks_to_unit_masks, unit_masks_to_masks, unit_scores
 
@@ -42,6 +44,15 @@ class Weights:
     def scores(self, scores: Mapping[str, Tensor], criterion: str) -> dict[str, Tensor]:  # noqa: ARG002
         return {layer: scores[weight] for layer, weight in self.layers.items()}
 
+    def anchored(
+        self,
+        scores: Mapping[str, Tensor],
+        kept: Mapping[str, Tensor],  # noqa: ARG002
+        ties: torch.Generator,  # noqa: ARG002
+        by: Entrywise,
+    ) -> tuple[dict[str, Tensor], Entrywise]:
+        return dict(scores), by
+
 
 @dataclass(frozen=True)
 class Units:
@@ -50,6 +61,10 @@ class Units:
     budget: Budget
     parameters: dict[str, nn.Parameter]
     groups: Sequence[UnitGroup]
+
+    @cached_property
+    def _lasting(self) -> dict[str, Tensor]:
+        return lasting(self.groups, self.parameters)
 
     def everything(self) -> Masks:
         return self.masks({group.name: torch.ones(group.size, dtype=torch.bool) for group in self.groups})
@@ -62,6 +77,15 @@ class Units:
 
     def scores(self, scores: Mapping[str, Tensor], criterion: str) -> dict[str, Tensor]:
         return unit_scores(scores, self.groups, criterion)
+
+    def anchored(
+        self, scores: Mapping[str, Tensor], kept: Mapping[str, Tensor], ties: torch.Generator, by: Entrywise
+    ) -> tuple[dict[str, Tensor], Entrywise]:
+        """What the scores compare by, infinite for units without which a group of a grouped convolution would be empty;
+        and by what it compares itself."""
+        compared = {name: by(score) for name, score in scores.items()}
+        held = {name: anchored(compared[name], kept[name], sets, ties) for name, sets in self._lasting.items()}
+        return compared | held, torch.clone
 
 
 def what_competes(model: nn.Module, example: Tensor, recipe: Recipe) -> Weights | Units:
@@ -80,7 +104,8 @@ def what_competes(model: nn.Module, example: Tensor, recipe: Recipe) -> Weights 
         budget = _budget(recipe, [_size_of(layer) for layer in found])
         return Weights(budget, parameters, {layer.name: layer.weight for layer in found if layer.name in budget.layers})
     groups, _ = find_units(model, example)
-    budget = _budget(recipe, [LayerSize(group.name, group.size) for group in groups])
+    least = least_units(groups, parameters)
+    budget = _budget(recipe, [LayerSize(group.name, group.size, least=least[group.name]) for group in groups])
     return Units(budget, parameters, [group for group in groups if group.name in budget.layers])
 
 

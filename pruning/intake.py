@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from pruning.formats.errors import FormatError
 from pruning.graph import Layer, UntraceableError, canonical_names, find_layers, output_layers, trace_with_shapes
 from pruning.inputs import input_dtype, noise, takes_whole_numbers
 from pruning.randomness import generator, global_stream
+from pruning.unit_blocks import least_units
 from pruning.unit_flow import find_units
 
 SMOKE_BATCHES = (2, 3)
@@ -33,9 +34,10 @@ def inspect_model(module: nn.Module, input_shape: Sequence[int]) -> dict[str, An
         num_parameters (prunable weights), num_parameters_total (with biases and all), num_prunable (layers), layers,
         others, input_shape, input_dtype, output_layer (a path), output_shape (of one example's outputs), num_outputs
         (its last number), smoke_test (what was tried, and its loss). A layer has name, type, shape (of its weight),
-        num_weights, num_units, prunable (the granularities), reason (why not by every one, else None), is_output, and
-        group: the layer under whose name its units are pruned and counted, None where they are not prunable. `others`
-        are the parameters that are never pruned, biases of layers aside: name, shape, num_weights, reason.
+        num_weights, num_units, least_units (that always stay: more than one at grouped convolutions), prunable (the
+        granularities), reason (why not by every one, else None), is_output, and group: the layer under whose name its
+        units are pruned and counted, None where they are not prunable. `others` are the parameters that are never
+        pruned, biases of layers aside: name, shape, num_weights, reason.
 
     Raises:
         FormatError: the model cannot be followed as a graph, or fails the smoke test.
@@ -53,11 +55,12 @@ def inspect_model(module: nn.Module, input_shape: Sequence[int]) -> dict[str, An
         raise FormatError("model", "has no linear or convolution layer whose weights could be pruned")
 
     group_of = {layer: group.name for group in groups for layer in group.layers}
+    least = least_units(groups, dict(module.named_parameters()))
     return {
         "num_parameters": sum(layer.module.weight.numel() for layer in found if not layer.is_tied),
         "num_parameters_total": sum(parameter.numel() for parameter in module.parameters()),
         "num_prunable": sum(not layer.is_tied for layer in found),
-        "layers": [_describe(layer, group_of.get(layer.name), reasons.get(layer.name)) for layer in found],
+        "layers": [_describe(layer, group_of.get(layer.name), reasons.get(layer.name), least) for layer in found],
         "others": _other_parameters(module, graph_module, found),
         "input_shape": list(input_shape),
         "input_dtype": str(input_dtype(module)).removeprefix("torch."),
@@ -76,7 +79,7 @@ def _check_input_dtype(module: nn.Module) -> None:
         )
 
 
-def _describe(layer: Layer, group: str | None, reason: str | None) -> dict[str, Any]:
+def _describe(layer: Layer, group: str | None, reason: str | None, least: Mapping[str, int]) -> dict[str, Any]:
     if layer.is_tied:
         reason = "its weight is that of another layer, and counted there"
     return {
@@ -85,6 +88,7 @@ def _describe(layer: Layer, group: str | None, reason: str | None) -> dict[str, 
         "shape": list(layer.module.weight.shape),
         "num_weights": layer.module.weight.numel(),
         "num_units": len(layer.module.weight),
+        "least_units": 1 if group is None else least[group],
         "prunable": ["weight"] * (not layer.is_tied) + ["unit"] * (group is not None),
         "reason": reason,
         "is_output": layer.is_output,

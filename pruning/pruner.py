@@ -86,7 +86,8 @@ class Pruner:
                 found = criterion.score(model, self._competition.masks(kept), evidence)
             scores = self._competition.scores({key: score.cpu() for key, score in found.items()}, recipe.criterion.name)
             self._refuse_nan(scores, kept)
-            kept = scope_of(budget)(scores, kept, part, budget, ties, by)
+            scores, compared_by = self._competition.anchored(scores, kept, ties, by)
+            kept = scope_of(budget)(scores, kept, part, budget, ties, compared_by)
         pruned = self._competition.masks(kept)
         if sum(before.values()) - sum(count_kept(kept).values()) != sum(counts.values()):
             raise MaskError(f"round {number} was to prune {sum(counts.values())} and pruned another number")

@@ -1,7 +1,8 @@
 """Physical removal: masked units are cut out, and a smaller network that computes the same is left.
 
 A unit may go where the masks let nothing of it reach the next layers, or leave it nothing to emit. The groups' slices
-already say which indices of which tensors are a unit's (`units.py`, `unit_flow.py`), so cutting is `index_select`.
+already say which indices of which tensors are a unit's (`units.py`, `unit_flow.py`), so cutting is `index_select`, in
+grouped convolutions group by group. Which units stay so that their groups remain alike: `unit_widths.py`.
 Torch-Pruning 1.6.1 would follow the graph a second time, by gradients, with its own idea of which units belong
 together; where the two differ, what was masked is not what is cut. It is a dependency that would save one function.
 
@@ -13,7 +14,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -28,17 +29,24 @@ from pruning.randomness import generator
 from pruning.removal_check import RemovalError, check_same
 from pruning.rewinding import State
 from pruning.unit_flow import find_units
+from pruning.unit_widths import widths_that_fit
 from pruning.units import Slice, UnitGroup
 
 
 class CutTensor(TypedDict):
-    """`kept`: the indices that stay of dimension `dim` of the tensor `name` of the state dict, ascending."""
+    """`kept`: the indices that stay of dimension `dim` of the tensor `name` of the state dict, ascending.
+
+    With `blocks`, the tensor is the weight of a grouped convolution of that many groups, `dim` is 1, and sizes and
+    indices count the convolution's inputs, one group's after another's. Each group keeps as many, its own: with n =
+    `old_size` / `blocks`, the filters of group b keep the indices i - b * n of the i in [b * n, (b + 1) * n).
+    """
 
     name: str
     dim: int
     old_size: int
     new_size: int
     kept: list[int]
+    blocks: NotRequired[int]
 
 
 class CutGroup(TypedDict):
@@ -101,19 +109,16 @@ def materialize(
 def plan_removal(model: nn.Module, masks: Mapping[str, Tensor], groups: Sequence[UnitGroup], round_to: int = 1) -> Plan:
     """What to keep. No layer is emptied: the first unit of one that is all dead stays.
 
+    Nor is a group of a grouped convolution, and all groups of one keep equally many inputs and equally many filters.
+
     Args:
         model: with `masks` applied.
         groups: of `find_units`.
         round_to: 1 or more; a layer of fewer units than that is left whole.
     """
     parameters = dict(model.named_parameters())
-    kept_units = {}
-    for group in groups:
-        alive = _alive(group, masks, parameters)
-        num_alive = int(alive.sum())
-        wanted = -(-max(1, num_alive) // round_to) * round_to
-        alive[(~alive).nonzero().flatten()[: wanted - num_alive]] = True  # as many as there are, in a small layer
-        kept_units[group.name] = alive
+    alive = {group.name: _alive(group, masks, parameters) for group in groups}
+    kept_units = widths_that_fit(alive, groups, parameters, round_to)
     return {
         "round_to": round_to,
         "groups": [
@@ -155,27 +160,32 @@ def _alive(group: UnitGroup, masks: Mapping[str, Tensor], parameters: Mapping[st
 def _plan_tensors(model: nn.Module, groups: Sequence[UnitGroup], kept_units: Mapping[str, Tensor]) -> list[CutTensor]:
     sizes = {name: tensor.shape for name, tensor in (*model.named_parameters(), *model.named_buffers())}
     kept: dict[tuple[str, int], Tensor] = {}
+    blocks: dict[tuple[str, int], int] = {}
     for group in groups:
         for part in (*group.slices, *group.buffers):
-            size = sizes[part.name][part.dim]
             place = (part.name, part.dim)
-            spread = part.spread(kept_units[group.name], size)
+            spread = part.spread(kept_units[group.name], part.length(sizes[part.name]))
             kept[place] = kept[place] & spread if place in kept else spread
+            if part.dim == 1 and part.blocks > 1:
+                blocks[place] = part.blocks
     aliases: dict[str, list[str]] = {}
     for name, first in canonical_names(model).items():
         aliases.setdefault(first, []).append(name)
     return [
-        {
-            "name": name,
-            "dim": dim,
-            "old_size": len(spread),
-            "new_size": int(spread.sum()),
-            "kept": spread.nonzero().flatten().tolist(),
-        }
+        _cut_tensor(name, dim, spread, blocks.get((first, dim)))
         for (first, dim), spread in kept.items()
         if not bool(spread.all())
         for name in aliases.get(first, [first])
     ]
+
+
+def _cut_tensor(name: str, dim: int, spread: Tensor, blocks: int | None) -> CutTensor:
+    """`spread`: which indices stay."""
+    kept = spread.nonzero().flatten().tolist()
+    entry: CutTensor = {"name": name, "dim": dim, "old_size": len(spread), "new_size": len(kept), "kept": kept}
+    if blocks is not None:
+        entry["blocks"] = blocks
+    return entry
 
 
 def cut(model: nn.Module, plan: Plan) -> nn.Module:
@@ -211,15 +221,24 @@ def _cut_tensors(tensors: Mapping[str, Tensor], plan: Plan) -> State:
     """Only the plan's indices of those of its tensors that are given."""
     smaller = dict(tensors)
     for entry in plan["tensors"]:
-        name, dim = entry["name"], entry["dim"]
+        name, dim, blocks = entry["name"], entry["dim"], entry.get("blocks", 1)
         if name not in smaller:
             continue
-        if smaller[name].dim() <= dim or smaller[name].shape[dim] != entry["old_size"]:
+        if smaller[name].dim() <= dim or smaller[name].shape[dim] * blocks != entry["old_size"]:
             shape = tuple(smaller[name].shape)
             raise RemovalError(f"{name} has the shape {shape}, and the plan is for {entry['old_size']} at {dim}")
         kept = torch.tensor(entry["kept"], device=smaller[name].device)
-        smaller[name] = smaller[name].detach().index_select(dim, kept)
+        smaller[name] = _select(smaller[name].detach(), dim, kept, blocks)
     return smaller
+
+
+def _select(tensor: Tensor, dim: int, kept: Tensor, blocks: int) -> Tensor:
+    """The indices `kept` of `dim`; in each of the `blocks` along dimension 0, those that are its own."""
+    if blocks == 1:
+        return tensor.index_select(dim, kept)
+    own = kept.view(blocks, -1) % tensor.shape[dim]  # ascending and equally many a block: a row for each
+    parts = tensor.chunk(blocks)
+    return torch.cat([part.index_select(dim, index) for part, index in zip(parts, own, strict=True)])
 
 
 def _renew_sizes(layer: nn.Module) -> None:

@@ -32,7 +32,7 @@ def layer_sizes(model_report: Mapping[str, Any], granularity: str) -> list[Layer
     layers = [layer for layer in model_report["layers"] if kind in layer["prunable"]]
     if kind == "unit":
         firsts = [layer for layer in layers if layer["group"] == layer["name"]]
-        return [LayerSize(layer["name"], layer["num_units"]) for layer in firsts]
+        return [LayerSize(layer["name"], layer["num_units"], least=layer.get("least_units", 1)) for layer in firsts]
     return [
         LayerSize(layer["name"], layer["num_weights"], layer["is_output"], tuple(layer["shape"])) for layer in layers
     ]
@@ -104,6 +104,7 @@ def _refuse_target(target: float, last: PlannedRound, budget: Budget) -> None:
         remedy = "nothing more can be pruned there; lower stop.sparsity"
         if recipe.granularity == "unit":
             remedy += ", or min_units, which keep what is left (scope.overrides)"
+            remedy += "; grouped convolutions keep a unit in each group" if budget.needs_more_than_one else ""
     else:
         needed = next((r.number for r in _rounds(budget, MAX_ROUNDS) if budget.meets(target, r.sparsity)), None)
         remedy = (

@@ -73,9 +73,9 @@ class Flow:
     def layout(self) -> tuple[int, int, int, int]:
         return self.offset, self.dim, self.span, self.group.size
 
-    def slice_of(self, name: str, dim: int) -> Slice:
+    def slice_of(self, name: str, dim: int, blocks: int = 1) -> Slice:
         """The units' own indices of a tensor that is laid out like the node's."""
-        return Slice(name, dim, self.span, self.offset)
+        return Slice(name, dim, self.span, self.offset, blocks)
 
 
 @dataclass

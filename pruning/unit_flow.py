@@ -67,22 +67,20 @@ def _layer(trail: Trail, node: fx.Node, module: PrunableModule) -> Flow:
     path, rank = str(node.target), len(shape(node))
     is_linear = isinstance(module, nn.Linear)
     dim = rank - 1 if is_linear else 1
+    blocks = 1 if isinstance(module, nn.Linear) else module.groups
     weight = trail.names[f"{path}.weight"]
     again = next((known for known in trail.drafts if path in known.layers), None)
     draft = again or Draft(module.weight.shape[0], [path])
     if again is None:
         trail.drafts.append(draft)
-        draft.slices = _own(trail, path)
+        draft.slices = [Slice(weight, 0, blocks=blocks), *_own(trail, path)[1:]]
         draft.incoming, draft.raw = draft.slices[:1], [Slice(node.name, dim)]
 
     reason = None
-    if not isinstance(module, nn.Linear) and module.groups > 1:
-        reason = (
-            f"{path} is a grouped convolution; units of those, and units that feed them, are not pruned, for each of "
-            "their groups would have to lose as many"
-        )
-    elif trail.uses[weight] > 1:
+    if trail.uses[weight] > 1:
         reason = f"the weights of {path} are used more than once"
+    elif _is_depthwise(module):
+        reason = f"{path} is a depthwise convolution, whose filters go with its inputs, and not all of those are units"
     source = node.all_input_nodes[0]
     for consumed in trail.of(source):
         if reason is not None:
@@ -90,8 +88,8 @@ def _layer(trail: Trail, node: fx.Node, module: PrunableModule) -> Flow:
         elif consumed.dim != (len(shape(source)) - 1 if is_linear else 1):
             _pin([consumed], f"its units lie across the inputs of {path}")
         else:
-            consumed.group.slices.append(consumed.slice_of(weight, 1))
-            consumed.group.outgoing.append(consumed.slice_of(weight, 1))
+            consumed.group.slices.append(consumed.slice_of(weight, 1, blocks))
+            consumed.group.outgoing.append(consumed.slice_of(weight, 1, blocks))
     draft.reason = draft.reason or reason
     return Flow(draft, dim)
 

@@ -27,12 +27,20 @@ class Slice:
 
     Behind a flatten, a channel spans its height * width columns; in a depthwise convolution, all filters of its own;
     behind a concatenation, it is offset by what it was put after.
+
+    The weight (filters, inputs / blocks, ...) of a grouped convolution holds `blocks` blocks of filters, each of which
+    sees inputs of its own. Dimension 1 of it counts all inputs, block after block; so does dimension 0 the filters.
     """
 
     name: str
     dim: int
     span: int = 1
     offset: int = 0
+    blocks: int = 1
+
+    def length(self, shape: Sequence[int]) -> int:
+        """The indices of dimension `dim` of the tensor called `name`, given its shape."""
+        return shape[1] * self.blocks if self.dim == 1 else shape[self.dim]
 
     def spread(self, kept: Tensor, size: int) -> Tensor:
         """(units,) bool -> (size,): is the unit of each index of the dimension kept? True where it has none."""
@@ -47,7 +55,18 @@ class Slice:
 
     def per_unit(self, tensor: Tensor, num_units: int) -> Tensor:
         """The tensor called `name` -> (units, entries that the unit owns of it)."""
+        if self.dim == 1 and self.blocks > 1:  # (blocks * filters, inputs, ...) -> (filters, blocks * inputs, ...)
+            tensor = tensor.reshape(self.blocks, -1, *tensor.shape[1:]).transpose(0, 1).flatten(1, 2)
         return self.owned(tensor, num_units).movedim(self.dim, 0).reshape(num_units, -1)
+
+    def mask(self, mask: Tensor, kept: Tensor) -> None:
+        """Take from `mask`, of the tensor called `name`, what belongs to units that are not `kept`; in place."""
+        spread = self.spread(kept, self.length(mask.shape))
+        if self.dim == 1:
+            mask, spread = mask.view(self.blocks, -1, *mask.shape[1:]), spread.view(self.blocks, 1, -1)
+        else:
+            spread = spread.view(*[1] * self.dim, -1)
+        mask &= spread.view(*spread.shape, *[1] * (mask.dim() - spread.dim()))
 
 
 @dataclass(frozen=True)
@@ -84,16 +103,23 @@ def unit_masks_to_masks(
     masks: Masks = {}
     for group in groups:
         for slice_ in group.slices:
-            shape = parameters[slice_.name].shape
-            mask = masks.setdefault(slice_.name, torch.ones(shape, dtype=torch.bool))
-            kept = slice_.spread(unit_masks[group.name], shape[slice_.dim])
-            mask &= kept.view([-1 if dim == slice_.dim else 1 for dim in range(len(shape))])
+            mask = masks.setdefault(slice_.name, torch.ones(parameters[slice_.name].shape, dtype=torch.bool))
+            slice_.mask(mask, unit_masks[group.name])
     return masks
 
 
 def masks_to_unit_masks(masks: Mapping[str, Tensor], groups: Sequence[UnitGroup]) -> dict[str, Tensor]:
-    """The inverse: a unit is kept where any of its incoming weights is, since no layer is ever empty."""
-    return {group.name: masks[group.incoming[0].name].flatten(1).any(1) for group in groups}
+    """The inverse: a unit is kept where any of its incoming weights is, since no layer is ever empty.
+
+    A block of a grouped convolution can be, where all of the few inputs that it sees are masked. Its filters are kept
+    where anything of theirs is; one without anything left, such as a bias, counts as masked, which it amounts to.
+    """
+    return {group.name: _kept(masks, group) for group in groups}
+
+
+def _kept(masks: Mapping[str, Tensor], group: UnitGroup) -> Tensor:
+    telling = [part for part in group.incoming if part.blocks == 1][:1] or group.slices
+    return torch.stack([part.per_unit(masks[part.name], group.size).any(1) for part in telling]).any(0)
 
 
 def l2_norm(weight_scores: Tensor) -> Tensor:

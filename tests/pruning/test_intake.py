@@ -33,6 +33,7 @@ def test_report_of_lenet_300_100() -> None:
         "shape": [300, 784],
         "num_weights": 235_200,
         "num_units": 300,
+        "least_units": 1,
         "prunable": ["weight", "unit"],
         "reason": None,
         "is_output": False,

@@ -8,7 +8,7 @@ import pytest
 import torch
 from removing import assert_same, exported, lived_in, pruned_by_unit
 from torch import nn
-from toy_networks import Dense, Fire, Inverted, Multiplied, Normalised, Squeeze
+from toy_networks import Bundled, Cardinal, Dense, Fire, Inverted, Multiplied, Normalised, Squeeze
 
 from pruning.formats.exported_program import read_program, write_program
 from pruning.formats.results import write_state
@@ -22,13 +22,17 @@ from pruning.rewinding import restore
 from pruning.training import evaluating
 from pruning.unit_flow import find_units
 
-TOYS = {"inverted": Inverted, "dense": Dense, "fire": Fire, "squeeze": Squeeze, "multiplied": Multiplied}
+TOYS = {
+    **{"inverted": Inverted, "dense": Dense, "fire": Fire, "squeeze": Squeeze, "multiplied": Multiplied},
+    **{"cardinal": Cardinal, "bundled": Bundled},
+}
 GUESTS = {
     "fire": {"depthwise": "its filters go with the units of a, b"},
     "multiplied": {
         **dict.fromkeys(("twice", "again"), "its filters go with the units of a"),
         "triple": "its filters go with the units of b, a",
     },
+    "bundled": {"twice": "its filters go with the units of plain"},
 }
 
 

@@ -116,3 +116,46 @@ class Multiplied(nn.Module):
     def forward(self, x):
         y = self.again(relu(self.bn(self.twice(relu(self.a(x))))))
         return self.fc(relu(self.c(relu(self.triple(torch.cat([self.b(x), y], 1))))).flatten(1))
+
+
+class Cardinal(nn.Module):
+    """A bottleneck around a grouped convolution, with a sum, as in ResNeXt."""
+
+    shape = (2, 6, 6)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(2, 8, 3, padding=1)
+        self.reduce, self.bn1 = nn.Conv2d(8, 12, 1, bias=False), nn.BatchNorm2d(12)
+        self.grouped, self.bn2 = nn.Conv2d(12, 18, 3, padding=1, groups=3, bias=False), nn.BatchNorm2d(18)
+        self.expand, self.bn3 = nn.Conv2d(18, 8, 1, bias=False), nn.BatchNorm2d(8)
+        self.fc = nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = relu(self.stem(x))
+        y = relu(self.bn2(self.grouped(relu(self.bn1(self.reduce(x))))))
+        return self.fc(relu(x + self.bn3(self.expand(y))).mean((2, 3)))
+
+
+class Bundled(nn.Module):
+    """Grouped convolutions fed by inputs, by a concatenation, by units of two channels, and by each other; the sum of
+    two with different groups; one without bias or norm.
+    """
+
+    shape = (4, 6, 6)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.plain = nn.Conv2d(4, 6, 3, padding=1, groups=2), nn.Conv2d(4, 3, 1)
+        self.twice = nn.Conv2d(3, 6, 1, groups=3)  # the two channels of its last input lie in two groups of `joined`
+        self.joined, self.bn = nn.Conv2d(15, 12, 1, groups=3), nn.BatchNorm2d(12)
+        self.by_three = nn.Conv2d(12, 24, 3, groups=3, bias=False)
+        self.by_four = nn.Conv2d(12, 24, 3, groups=4)
+        self.last = nn.Conv2d(24, 10, 1, groups=2, bias=False)
+        self.fc = nn.Linear(10 * 4, 3)
+
+    def forward(self, x):
+        x = torch.cat([self.twice(relu(self.plain(x))), relu(self.first(x)), x[:, :3]], 1)
+        x = relu(self.bn(self.joined(x)))
+        x = relu(self.by_three(x) + self.by_four(x))
+        return self.fc(relu(max_pool2d(self.last(x), 2)).flatten(1))
