@@ -198,7 +198,8 @@ def test_a_job_runs_to_its_end_locked_in(fleet: Fleet) -> None:
     assert fleet.settings.sandbox == "on"
     worker = fleet.start("worker")
     model, dataset = fleet.ready(fleet.add_model()), fleet.ready(fleet.add_dataset())
-    job = fleet.submit(model, dataset, {**SMALL, "training": {**SMALL["training"], "steps": 600}})
+    recipe = {**SMALL, "stop": {"rounds": 1}, "training": {**SMALL["training"], "steps": 1500}}
+    job = fleet.submit(model, dataset, recipe)
     fleet.wait(lambda: fleet._fetch(job), lambda now: now.progress is not None)
     statuses = [Path(f"/proc/{child}/status").read_text() for child in descendants_of(worker.pid)]
     assert sum("Seccomp:\t2" in status for status in statuses) == 1, "the one at work; the nursery waits"
