@@ -41,10 +41,10 @@ def test_several_labels_as_scikit_learn_has_them() -> None:
     assert measured(-torch.ones(3, 2), torch.zeros(3, 2), "binary_cross_entropy")["f1"] == 0.0
 
 
-@pytest.mark.parametrize("shape", [(5000, 1), (5000, 3)])
-def test_numbers_as_scikit_learn_has_them(shape) -> None:
-    targets = 1e4 + torch.randn(shape, generator=DRAWS) * torch.arange(1, shape[1] + 1)
-    outputs = targets + 0.3 * torch.randn(shape, generator=DRAWS)
+@pytest.mark.parametrize(("shape", "scale"), [((5000, 1), 1), ((5000, 3), 1), ((200, 1), 1e-4)])
+def test_numbers_as_scikit_learn_has_them(shape, scale) -> None:
+    targets = scale * (1e4 + torch.randn(shape, generator=DRAWS) * torch.arange(1, shape[1] + 1))
+    outputs = targets + scale * 0.3 * torch.randn(shape, generator=DRAWS)
     found = measured(outputs, targets, "mse")
     assert found == {
         "loss": pytest.approx(theirs.mean_squared_error(targets, outputs), rel=1e-4),
