@@ -9,7 +9,7 @@ from torch import nn
 
 from benchmarks.measure import Target, cpu_seconds, ratio, take_turns
 from benchmarks.ways import pictures
-from pruning.activations import activation
+from pruning.activations import BATCH, activation
 from pruning.data import Split, preprocessor
 from pruning.evidence import Evidence
 from pruning.formats.architectures import build
@@ -17,7 +17,6 @@ from pruning.training_options import Preprocessing
 from pruning.unit_flow import find_units
 
 TARGET = Target(most=1.2)
-BATCH_SIZE = 256  # the criterion's own
 
 
 def report(turns: int) -> list[str]:
@@ -44,7 +43,7 @@ def measure(model: nn.Module, train: Split, turns: int) -> dict[str, list[float]
     def forward_pass() -> float:
         started = cpu_seconds()
         with torch.no_grad():
-            for inputs in torch.split(train.inputs, BATCH_SIZE):
+            for inputs in torch.split(train.inputs, BATCH):
                 model(prepare(inputs))
         return cpu_seconds() - started
 
