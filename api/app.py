@@ -14,13 +14,23 @@ from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse
 
 from api import auth, openapi
+from api.around import Around
 from api.edge import Edge
-from api.problems import EVERYWHERE, documented, on_http_exception, on_programming_error, on_store_unavailable
-from api.routes import artifacts, catalogue, datasets, health, jobs, models, reports, rounds
+from api.problems import (
+    EVERYWHERE,
+    documented,
+    on_http_exception,
+    on_programming_error,
+    on_quota_exceeded,
+    on_store_unavailable,
+)
+from api.routes import artifacts, audit, catalogue, datasets, health, jobs, keys, models, projects, reports, rounds
+from api.routes import tokens, trust_rules
 from api.services import opened
 from api.validation import on_invalid_request
 from store.blobs import BlobsAway, Vanishing
 from store.database import AWAY
+from store.quotas import QuotaExceeded
 from store.settings import Settings
 
 VERSION = "0.1.0"
@@ -46,15 +56,18 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redirect_slashes=False,
     )
     app.include_router(health.router)
+    app.include_router(tokens.router, prefix="/v1")
     app.include_router(_v1(), prefix="/v1")
     app.add_api_route("/", _to_docs, include_in_schema=False)
     app.openapi = partial(openapi.openapi_of, app)  # type: ignore[method-assign]
 
+    app.add_middleware(Around)
     app.add_middleware(Edge)
     app.add_exception_handler(HTTPException, on_http_exception)
     app.add_exception_handler(RequestValidationError, on_invalid_request)
     for unavailable in (*AWAY, Vanishing, BlobsAway):
         app.add_exception_handler(unavailable, on_store_unavailable)
+    app.add_exception_handler(QuotaExceeded, on_quota_exceeded)
     app.add_exception_handler(ProgrammingError, on_programming_error)
     return app
 
@@ -62,7 +75,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 def _v1() -> APIRouter:
     """All that needs a key."""
     v1 = APIRouter(responses=documented(*EVERYWHERE), dependencies=[auth.DOCUMENTED])
-    for resource in (models, datasets, jobs, rounds, reports, artifacts, catalogue):
+    for resource in (models, datasets, jobs, rounds, reports, artifacts, catalogue, projects, keys, trust_rules, audit):
         v1.include_router(resource.router)
     return v1
 

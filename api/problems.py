@@ -19,6 +19,7 @@ from starlette.responses import Response
 from typing_extensions import TypedDict  # pydantic asks for this one before Python 3.12
 
 from store.database import is_schema_another
+from store.quotas import LIVE_JOBS, QuotaExceeded
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,9 @@ Code = Literal[
     "bad_request",
     "invalid_json",
     "unauthorized",
+    "insufficient_scope",
+    "quota_exceeded",
+    "token_refused",
     "not_found",
     "method_not_allowed",
     "invalid_transition",
@@ -42,6 +46,7 @@ Code = Literal[
     "invalid_reference",
     "dataset_mismatch",
     "recipe_refused",
+    "rate_limited",
     "internal_error",
     "unavailable",
 ]
@@ -58,6 +63,9 @@ PROBLEMS: dict[Code, Kind] = {
     "bad_request": Kind(400, "The request cannot be understood"),
     "invalid_json": Kind(400, "The body is not JSON"),
     "unauthorized": Kind(401, "No key was given, or the key opens nothing"),
+    "insufficient_scope": Kind(403, "The key opens the project, but not this; `scope` is what it lacks"),
+    "quota_exceeded": Kind(403, "The project has all it may have; `quota`, `limit` and `used` say of what"),
+    "token_refused": Kind(403, "No trust rule takes this token; the project's audit log says why"),
     "not_found": Kind(404, "There is no such thing"),
     "method_not_allowed": Kind(405, "The method is not allowed here"),
     "invalid_transition": Kind(409, "The job's status does not allow this; `allowed` lists what it does"),
@@ -72,6 +80,7 @@ PROBLEMS: dict[Code, Kind] = {
     "invalid_reference": Kind(422, "The model or dataset was found invalid"),
     "dataset_mismatch": Kind(422, "The dataset does not fit the model"),
     "recipe_refused": Kind(422, "The recipe cannot do on this model and dataset what it asks for"),
+    "rate_limited": Kind(429, "The key has made too many requests; `Retry-After` says when to go on", retryable=True),
     "internal_error": Kind(500, "The service failed; its log names this request_id"),
     "unavailable": Kind(503, "A part of the service does not answer", retryable=True),
 }
@@ -101,6 +110,10 @@ class ProblemDocument(BaseModel):
     request_id: str
     retryable: bool
     allowed: list[str] | None = Field(None, description="invalid_transition: what the job's status allows")
+    scope: str | None = Field(None, description="insufficient_scope: read, write, ops, admin; or operator")
+    quota: str | None = Field(None, description="quota_exceeded: live_jobs or stored_bytes")
+    limit: int | None = Field(None, description="quota_exceeded: what the project may have")
+    used: int | None = Field(None, description="quota_exceeded: what it would have had")
 
 
 class Problem(HTTPException):
@@ -142,7 +155,10 @@ def problem_response(request: Request, problem: Problem) -> Response:
     )
 
 
-EVERYWHERE: tuple[Code, ...] = ("unauthorized", "invalid_request", "internal_error", "unavailable")
+EVERYWHERE: tuple[Code, ...] = (
+    *("unauthorized", "insufficient_scope", "rate_limited"),
+    *("invalid_request", "internal_error", "unavailable"),
+)
 """What every route of a project can answer with."""
 
 
@@ -181,6 +197,13 @@ async def on_store_unavailable(request: Request, error: Exception) -> Response:
         request,
         Problem("unavailable", "the store does not answer at the moment; try again", headers={"Retry-After": "1"}),
     )
+
+
+async def on_quota_exceeded(request: Request, error: Exception) -> Response:
+    assert isinstance(error, QuotaExceeded)
+    remedy = "wait until one ends, or cancel one" if error.quota == LIVE_JOBS else "delete what is not needed"
+    members = {"quota": error.quota, "limit": error.limit, "used": error.used}
+    return problem_response(request, Problem("quota_exceeded", f"{error}; {remedy}", **members))
 
 
 async def on_programming_error(request: Request, error: Exception) -> Response:

@@ -9,10 +9,15 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from api.issuers import Issuers
+from api.rate_limits import Rates
 from store.blobs import BlobStore, open_blobs
 from store.database import Database
 from store.queue import Bell
 from store.settings import Settings
+
+EXCHANGES = "60/minute"
+"""Tokens that one address may offer: each that is refused costs an entry in the audit log."""
 
 
 @dataclass(frozen=True)
@@ -21,14 +26,29 @@ class Services:
     database: Database
     blobs: BlobStore
     bell: Bell
+    rates: Rates | None
+    """Of the keys; None: they may ask as often as they like."""
+    issuers: Issuers
+    exchanges: Rates
+    """Of the callers without a key, by address; counted by each process."""
 
 
 @contextmanager
 def opened(settings: Settings) -> Iterator[Services]:
-    services = Services(settings, Database(settings.database), open_blobs(settings), Bell(settings.broker_url))
+    services = Services(
+        settings,
+        Database(settings.database),
+        open_blobs(settings),
+        Bell(settings.broker_url),
+        Rates(settings.rate_limit, settings.broker_url) if settings.rate_limit else None,
+        Issuers(settings.oidc_addresses),
+        Rates(EXCHANGES, None),
+    )
     try:
         yield services
     finally:
+        if services.rates is not None:
+            services.rates.close()
         services.bell.close()
         services.database.close()
 

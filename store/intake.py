@@ -7,7 +7,7 @@ from typing import Any, TypeVar, cast
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from store import leases
+from store import audit, leases
 from store.blobs import StoredBlob, refer
 from store.database import now
 from store.ids import new_id
@@ -35,7 +35,7 @@ def add_model(
         blob_digest=blob and blob.digest,
         created_at=now(),
     )
-    return _added(session, model)
+    return _added(session, model, "model")
 
 
 def add_dataset(session: Session, *, project_id: str, name: str, format: str, blob: StoredBlob) -> Dataset:
@@ -49,13 +49,14 @@ def add_dataset(session: Session, *, project_id: str, name: str, format: str, bl
         blob_digest=blob.digest,
         created_at=now(),
     )
-    return _added(session, dataset)
+    return _added(session, dataset, "dataset")
 
 
-def _added(session: Session, row: Row) -> Row:
+def _added(session: Session, row: Row, kind: str) -> Row:
     session.add(row)
     session.flush()
     session.refresh(row)
+    audit.record(session, f"{kind}.create", row.id)
     return row
 
 

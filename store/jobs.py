@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.orm import Session
 
-from store import leases, listing
+from store import audit, leases, listing
 from store.blobs import StoredBlob
 from store.database import now
 from store.ids import new_id
@@ -25,6 +25,7 @@ def submit(session: Session, **columns: Any) -> Job:
     session.flush()
     session.execute(insert(Event).values(job_id=job.id, sequence=1, at=now(), type="job.queued", data={}))
     session.refresh(job)
+    audit.record(session, "job.create", job.id, project_id=job.project_id)
     return job
 
 
@@ -37,11 +38,11 @@ def order(session: Session, project_id: str, job_id: str, verb: Trigger) -> Job 
     job = listing.one(session, Job, project_id, job_id, lock="change")
     if job is None:
         return None
-    if change(session, job_id, verb) is None:
-        session.refresh(job)
-        if JobStatus(job.status) not in UNCHANGED[verb]:
-            raise InvalidTransition(JobStatus(job.status), verb)
+    is_changed = change(session, job_id, verb) is not None
     session.refresh(job)
+    if not is_changed and JobStatus(job.status) not in UNCHANGED[verb]:
+        raise InvalidTransition(JobStatus(job.status), verb)
+    audit.record(session, f"job.{verb}", job_id, outcome="done" if is_changed else "unchanged")
     return job
 
 

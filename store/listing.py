@@ -10,9 +10,21 @@ from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from store.database import now
-from store.tables import Artifact, Attempt, Blob, Dataset, Job, JobStatus, Model, Round
+from store.tables import (
+    ApiKey,
+    Artifact,
+    Attempt,
+    AuditEntry,
+    Blob,
+    Dataset,
+    Job,
+    JobStatus,
+    Model,
+    Round,
+    TrustRule,
+)
 
-Listed = TypeVar("Listed", Model, Dataset, Job)
+Listed = TypeVar("Listed", Model, Dataset, Job, ApiKey, TrustRule, AuditEntry)
 
 
 Lock = Literal["refer", "change"]

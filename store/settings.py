@@ -35,6 +35,16 @@ class Settings(BaseSettings):
     secret_key: SecretStr | None = None
     """Links, cookies, webhooks and signatures derive from it; left out, a file of mode 0600 in the data directory."""
 
+    rate_limit: str | None = None
+    """Requests of one key, such as `1200/minute`; left out, as many as it likes."""
+    max_live_jobs: int | None = Field(None, ge=0)
+    """Of one project, jobs that have not ended; a project's own quota goes before. Left out, no limit."""
+    max_stored_bytes: int | None = Field(None, ge=0)
+    """Of one project, models, datasets and artifacts together, each content once."""
+    oidc_addresses: Literal["public", "private", "loopback"] = "public"
+    """Where the issuers of trust rules may be: on public addresses, in private networks, too, or also on this machine
+    and there by plain http (for tests)."""
+
     max_upload_bytes: int = Field(4 * 2**30, ge=1)
     default_pool: str = "cpu"
     worker_pool: str = "cpu"
@@ -58,6 +68,15 @@ class Settings(BaseSettings):
     sweep_seconds: float = Field(3, gt=0)
     stop_grace_seconds: float = Field(10, gt=0)
     """Between asking a training process to stop and killing it."""
+
+    @field_validator("rate_limit")
+    @classmethod
+    def _is_a_rate(cls, rate: str | None) -> str | None:
+        if rate is not None:
+            from limits import parse  # loaded by those alone who set a limit
+
+            parse(rate)
+        return rate
 
     @field_validator("default_pool", "worker_pool")
     @classmethod

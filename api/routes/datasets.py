@@ -17,7 +17,7 @@ from api.problems import EVERYWHERE, Problem, documented
 from api.routes.models import Name
 from api.services import Here, Services
 from api.uploads import BODY, receive
-from store import intake, listing
+from store import audit, intake, listing, quotas
 from store.blobs import StoredBlob
 from store.queue import INTAKE
 from store.tables import Dataset, IntakeStatus
@@ -31,7 +31,7 @@ Format = Annotated[str, Query(json_schema_extra={"enum": list(DATASET_FORMATS)})
     "/datasets",
     status_code=201,
     openapi_extra=BODY,
-    responses=documented(*EVERYWHERE, "unsupported_format", "invalid_content", "too_large", "unsupported_media_type"),
+    responses=documented(*EVERYWHERE, "unsupported_format", "invalid_content", "too_large", "unsupported_media_type", "quota_exceeded"),
 )
 async def create_dataset(
     request: Request,
@@ -55,6 +55,7 @@ async def create_dataset(
 def _create(services: Services, project_id: str, name: str, format: str, blob: StoredBlob) -> DatasetDocument:
     with services.database.transaction() as session:
         dataset = intake.add_dataset(session, project_id=project_id, name=name, format=format, blob=blob)
+        quotas.check(session, project_id, services.settings)
         created = _document(dataset, blob.size_bytes)
     services.bell.ring(INTAKE)
     return created
@@ -92,6 +93,7 @@ def delete_dataset(services: Here, project_id: ProjectId, dataset_id: RowId) -> 
             session.flush()
         except IntegrityError:
             raise Problem("in_use", f"a job refers to {dataset_id}") from None
+        audit.record(session, "dataset.delete", dataset_id)
 
 
 def _document(row: Dataset, size_bytes: int | None) -> DatasetDocument:

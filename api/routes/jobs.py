@@ -18,7 +18,7 @@ from api.pages import After, Limit, Page, RowId, found, missing
 from api.problems import EVERYWHERE, Problem, documented
 from api.schemas import REDUCED, JobRequest, Reference
 from api.services import Here, Services
-from store import jobs, listing
+from store import jobs, listing, quotas
 from store.tables import Job, JobStatus, Model
 from store.transitions import InvalidTransition, Trigger
 
@@ -40,6 +40,7 @@ ValidateOnly = Annotated[bool, Query(description="check, fill in and plan; store
         "invalid_reference",
         "dataset_mismatch",
         "recipe_refused",
+        "quota_exceeded",
     )
     | {200: {"model": PlanDocument, "description": "`validate_only`: what would be done"}},
 )
@@ -57,6 +58,7 @@ def create_job(
             admitted = admit(session, project_id, given)
         return JSONResponse(_plan(given, admitted, pool).model_dump(mode="json"))
     with services.database.transaction() as session:
+        quotas.check(session, project_id, services.settings, live_jobs=1)
         admitted = admit(session, project_id, given, lock="refer")
         job = jobs.submit(session, project_id=project_id, **_columns(given, admitted, pool))
         [created] = job_documents(session, [job])

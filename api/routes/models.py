@@ -17,7 +17,7 @@ from api.problems import EVERYWHERE, Problem, documented
 from api.services import Here, Services
 from api.uploads import BODY, receive, refuse_body
 from pruning.formats.names import ARCHITECTURE_NAMES
-from store import intake, listing
+from store import audit, intake, listing, quotas
 from store.blobs import StoredBlob
 from store.queue import INTAKE
 from store.tables import IntakeStatus, Model
@@ -40,7 +40,7 @@ InputShape = Annotated[
     "/models",
     status_code=201,
     openapi_extra=BODY,
-    responses=documented(*EVERYWHERE, "unsupported_format", "invalid_content", "too_large", "unsupported_media_type"),
+    responses=documented(*EVERYWHERE, "unsupported_format", "invalid_content", "too_large", "unsupported_media_type", "quota_exceeded"),
 )
 async def create_model(
     request: Request,
@@ -111,6 +111,7 @@ def _create(
 ) -> ModelDocument:
     with services.database.transaction() as session:
         model = intake.add_model(session, project_id=project_id, name=name, format=format, spec=spec, blob=blob)
+        quotas.check(session, project_id, services.settings)
         created = _document(model, blob.size_bytes if blob else None)
     services.bell.ring(INTAKE)
     return created
@@ -148,6 +149,7 @@ def delete_model(services: Here, project_id: ProjectId, model_id: RowId) -> None
             session.flush()
         except IntegrityError:
             raise Problem("in_use", f"a job refers to {model_id}") from None
+        audit.record(session, "model.delete", model_id)
 
 
 def _document(row: Model, size_bytes: int | None) -> ModelDocument:

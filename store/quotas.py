@@ -1,0 +1,76 @@
+"""What a project may have: jobs that have not ended, and bytes. Checked in the transaction that adds to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import func, select, union
+from sqlalchemy.orm import Session
+
+from store.settings import Settings
+from store.tables import Artifact, Blob, Dataset, Job, JobStatus, Model, Project
+
+LIVE_JOBS, STORED_BYTES = "live_jobs", "stored_bytes"
+
+
+class QuotaExceeded(Exception):
+    """`used` counts what the refused request would have added."""
+
+    def __init__(self, quota: str, limit: int, used: int) -> None:
+        super().__init__(f"the project may have {limit} {quota.replace('_', ' ')}, this would make it {used}")
+        self.quota, self.limit, self.used = quota, limit, used
+
+
+@dataclass(frozen=True)
+class Limits:
+    live_jobs: int | None
+    stored_bytes: int | None
+
+
+def limits_of(project: Project, settings: Settings) -> Limits:
+    """The project's own, else the service's; None: no limit."""
+    own_jobs, own_bytes = project.max_live_jobs, project.max_stored_bytes
+    return Limits(
+        settings.max_live_jobs if own_jobs is None else own_jobs,
+        settings.max_stored_bytes if own_bytes is None else own_bytes,
+    )
+
+
+def check(session: Session, project_id: str, settings: Settings, *, live_jobs: int = 0) -> None:
+    """`live_jobs`: how many are about to be added; what is stored counts as it is, rows added in this transaction with
+    it. Raises QuotaExceeded.
+
+    The project's row is locked, so that of two requests that see the same last place one waits and then counts anew.
+    The lock is of the kind that lets others refer to the project: a worker that stores a round does not wait.
+    """
+    limits = limits_of(session.get_one(Project, project_id), settings)
+    if limits == Limits(None, None):
+        return
+    session.execute(select(Project.id).where(Project.id == project_id).with_for_update(key_share=True))
+    if limits.live_jobs is not None and live_jobs:
+        used = count_live_jobs(session, project_id) + live_jobs
+        if used > limits.live_jobs:
+            raise QuotaExceeded(LIVE_JOBS, limits.live_jobs, used)
+    if limits.stored_bytes is not None:
+        used = count_stored_bytes(session, project_id)
+        if used > limits.stored_bytes:
+            raise QuotaExceeded(STORED_BYTES, limits.stored_bytes, used)
+
+
+def count_live_jobs(session: Session, project_id: str) -> int:
+    live = [status.value for status in JobStatus if not status.is_terminal]
+    return session.scalars(
+        select(func.count()).select_from(Job).where(Job.project_id == project_id, Job.status.in_(live))
+    ).one()
+
+
+def count_stored_bytes(session: Session, project_id: str) -> int:
+    """Each content once, however many rows refer to it."""
+    digests = union(
+        *(
+            select(entity.blob_digest).where(entity.project_id == project_id, entity.blob_digest.is_not(None))
+            for entity in (Model, Dataset, Artifact)
+        )
+    ).subquery()
+    total = select(func.coalesce(func.sum(Blob.size_bytes), 0)).where(Blob.digest.in_(select(digests.c.blob_digest)))
+    return int(session.scalars(total).one())
