@@ -62,10 +62,8 @@ class TokenDocument(BaseModel):
     """As RFC 8693 answers."""
 
     access_token: str = Field(description="a key, for Authorization: Bearer")
-    issued_token_type: Literal["urn:ietf:params:oauth:token-type:access_token"] = (
-        "urn:ietf:params:oauth:token-type:access_token"
-    )
-    token_type: Literal["Bearer"] = "Bearer"
+    issued_token_type: Literal["urn:ietf:params:oauth:token-type:access_token"]
+    token_type: Literal["Bearer"]
     expires_in: int = Field(description="seconds")
     scope: str = Field(description="separated by spaces")
     project: str

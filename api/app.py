@@ -24,8 +24,21 @@ from api.problems import (
     on_quota_exceeded,
     on_store_unavailable,
 )
-from api.routes import artifacts, audit, catalogue, datasets, health, jobs, keys, models, projects, reports, rounds
-from api.routes import tokens, trust_rules
+from api.routes import (
+    artifacts,
+    audit,
+    catalogue,
+    datasets,
+    health,
+    jobs,
+    keys,
+    models,
+    projects,
+    reports,
+    rounds,
+    tokens,
+    trust_rules,
+)
 from api.services import opened
 from api.validation import on_invalid_request
 from store.blobs import BlobsAway, Vanishing

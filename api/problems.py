@@ -161,6 +161,9 @@ EVERYWHERE: tuple[Code, ...] = (
 )
 """What every route of a project can answer with."""
 
+JSON_BODY: tuple[Code, ...] = ("invalid_json", "too_large", "unsupported_media_type")
+"""And one that takes JSON."""
+
 
 def documented(*codes: Code) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route that can answer with these problems, for the OpenAPI document."""
@@ -202,7 +205,7 @@ async def on_store_unavailable(request: Request, error: Exception) -> Response:
 async def on_quota_exceeded(request: Request, error: Exception) -> Response:
     assert isinstance(error, QuotaExceeded)
     remedy = "wait until one ends, or cancel one" if error.quota == LIVE_JOBS else "delete what is not needed"
-    members = {"quota": error.quota, "limit": error.limit, "used": error.used}
+    members: dict[str, Any] = {"quota": error.quota, "limit": error.limit, "used": error.used}
     return problem_response(request, Problem("quota_exceeded", f"{error}; {remedy}", **members))
 
 

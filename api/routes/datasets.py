@@ -31,7 +31,9 @@ Format = Annotated[str, Query(json_schema_extra={"enum": list(DATASET_FORMATS)})
     "/datasets",
     status_code=201,
     openapi_extra=BODY,
-    responses=documented(*EVERYWHERE, "unsupported_format", "invalid_content", "too_large", "unsupported_media_type", "quota_exceeded"),
+    responses=documented(
+        *EVERYWHERE, "unsupported_format", "invalid_content", "too_large", "unsupported_media_type", "quota_exceeded"
+    ),
 )
 async def create_dataset(
     request: Request,

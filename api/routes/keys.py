@@ -12,7 +12,7 @@ from api.access_documents import KeyDocument, NewKeyDocument, key_document, new_
 from api.access_schemas import KeyChange, KeyRequest, RotationRequest
 from api.auth import AdminRoute, Calling, insufficient_scope
 from api.pages import After, Limit, Page, RowId, missing
-from api.problems import EVERYWHERE, Problem, documented
+from api.problems import EVERYWHERE, JSON_BODY, Problem, documented
 from api.routes.projects import reachable
 from api.schemas import Reference
 from api.services import Here
@@ -23,10 +23,8 @@ from store.tables import ApiKey
 
 router = APIRouter(tags=["access"], route_class=AdminRoute)
 
-_BODY = ("invalid_json", "too_large", "unsupported_media_type")
 
-
-@router.post("/keys", status_code=201, responses=documented(*EVERYWHERE, *_BODY))
+@router.post("/keys", status_code=201, responses=documented(*EVERYWHERE, *JSON_BODY))
 def create_key(given: KeyRequest, response: Response, services: Here, caller: Calling) -> NewKeyDocument:
     """The answer holds the key, this once."""
     if given.operator and not caller.is_operator:
@@ -71,7 +69,7 @@ def get_key(services: Here, caller: Calling, key_id: RowId) -> KeyDocument:
         return key_document(_found(session, caller, key_id), _now(session))
 
 
-@router.patch("/keys/{key_id}", responses=documented(*EVERYWHERE, *_BODY, "not_found"))
+@router.patch("/keys/{key_id}", responses=documented(*EVERYWHERE, *JSON_BODY, "not_found"))
 def change_key(services: Here, caller: Calling, key_id: RowId, given: KeyChange) -> KeyDocument:
     """Name, scopes and expiry of a key that is alive."""
     with services.database.transaction() as session:
@@ -81,7 +79,7 @@ def change_key(services: Here, caller: Calling, key_id: RowId, given: KeyChange)
         if given.scopes is not None:
             row.scopes = [scope for scope in SCOPES if scope in given.scopes]
         if "expires_at" in given.model_fields_set:
-            row.expires_at = given.expires_at and given.expires_at.timestamp()
+            row.expires_at = given.expires_at.timestamp() if given.expires_at is not None else None
         changes = given.model_dump(mode="json", exclude_unset=True)
         audit.record(session, "key.change", row.id, project_id=row.project_id, changes=changes)
         session.flush()
@@ -100,7 +98,7 @@ def revoke_key(services: Here, caller: Calling, key_id: RowId) -> None:
         audit.record(session, "key.revoke", row.id, project_id=row.project_id, outcome=outcome)
 
 
-@router.post("/keys/{key_id}/rotate", status_code=201, responses=documented(*EVERYWHERE, *_BODY, "not_found"))
+@router.post("/keys/{key_id}/rotate", status_code=201, responses=documented(*EVERYWHERE, *JSON_BODY, "not_found"))
 def rotate_key(
     services: Here, caller: Calling, key_id: RowId, given: RotationRequest, response: Response
 ) -> NewKeyDocument:

@@ -40,7 +40,9 @@ InputShape = Annotated[
     "/models",
     status_code=201,
     openapi_extra=BODY,
-    responses=documented(*EVERYWHERE, "unsupported_format", "invalid_content", "too_large", "unsupported_media_type", "quota_exceeded"),
+    responses=documented(
+        *EVERYWHERE, "unsupported_format", "invalid_content", "too_large", "unsupported_media_type", "quota_exceeded"
+    ),
 )
 async def create_model(
     request: Request,

@@ -11,7 +11,7 @@ from api.access_documents import ProjectDocument, QuotasDocument, project_docume
 from api.access_schemas import ProjectChange, ProjectRequest
 from api.auth import AdminRoute, Calling, insufficient_scope
 from api.pages import After, Limit, Page, RowId, missing
-from api.problems import EVERYWHERE, Problem, documented
+from api.problems import EVERYWHERE, JSON_BODY, Problem, documented
 from api.services import Here, Services
 from store import audit, quotas
 from store.database import now
@@ -20,8 +20,6 @@ from store.keys import Caller
 from store.tables import ApiKey, Project, TrustRule
 
 router = APIRouter(tags=["access"], route_class=AdminRoute)
-
-_BODY = ("invalid_json", "too_large", "unsupported_media_type")
 
 
 def reachable(session: Session, caller: Caller, project_id: str, lock: bool = False) -> Project | None:
@@ -32,7 +30,7 @@ def reachable(session: Session, caller: Caller, project_id: str, lock: bool = Fa
     return session.scalar(wanted.with_for_update() if lock else wanted)
 
 
-@router.post("/projects", status_code=201, responses=documented(*EVERYWHERE, *_BODY))
+@router.post("/projects", status_code=201, responses=documented(*EVERYWHERE, *JSON_BODY))
 def create_project(given: ProjectRequest, response: Response, services: Here, caller: Calling) -> ProjectDocument:
     """An operator's key is needed. Then make the project's first key: POST /v1/keys with `project`."""
     if not caller.is_operator:
@@ -79,7 +77,7 @@ def get_project(services: Here, caller: Calling, project_id: RowId) -> ProjectDo
         return _document(session, services, row)
 
 
-@router.patch("/projects/{project_id}", responses=documented(*EVERYWHERE, *_BODY, "not_found"))
+@router.patch("/projects/{project_id}", responses=documented(*EVERYWHERE, *JSON_BODY, "not_found"))
 def change_project(services: Here, caller: Calling, project_id: RowId, given: ProjectChange) -> ProjectDocument:
     """The name; and, with an operator's key, the quotas."""
     with services.database.transaction() as session:

@@ -10,7 +10,7 @@ from api.access_schemas import TrustRuleChange, TrustRuleRequest
 from api.auth import AdminRoute, ProjectId
 from api.issuers import Refused
 from api.pages import After, Limit, Page, RowId, found
-from api.problems import EVERYWHERE, Problem, documented
+from api.problems import EVERYWHERE, JSON_BODY, Problem, documented
 from api.services import Here
 from store import audit, listing
 from store.database import now
@@ -19,10 +19,8 @@ from store.tables import ApiKey, TrustRule
 
 router = APIRouter(tags=["access"], route_class=AdminRoute)
 
-_BODY = ("invalid_json", "too_large", "unsupported_media_type")
 
-
-@router.post("/trust_rules", status_code=201, responses=documented(*EVERYWHERE, *_BODY))
+@router.post("/trust_rules", status_code=201, responses=documented(*EVERYWHERE, *JSON_BODY))
 def create_trust_rule(
     given: TrustRuleRequest, response: Response, services: Here, project_id: ProjectId
 ) -> TrustRuleDocument:
@@ -59,7 +57,7 @@ def get_trust_rule(services: Here, project_id: ProjectId, trust_rule_id: RowId) 
         return trust_rule_document(found(session, TrustRule, project_id, trust_rule_id))
 
 
-@router.patch("/trust_rules/{trust_rule_id}", responses=documented(*EVERYWHERE, *_BODY, "not_found"))
+@router.patch("/trust_rules/{trust_rule_id}", responses=documented(*EVERYWHERE, *JSON_BODY, "not_found"))
 def change_trust_rule(
     services: Here, project_id: ProjectId, trust_rule_id: RowId, given: TrustRuleChange
 ) -> TrustRuleDocument:
