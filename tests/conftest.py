@@ -26,7 +26,7 @@ import migrations
 from store.blobs import BlobStore
 from store.database import Database
 from store.disk_blobs import DiskBlobs
-from store.keys import ensure_first_key, project_of
+from store.keys import caller_of, ensure_first_key
 from store.settings import Settings
 
 API_KEY = "esp_a-key-for-tests-only"
@@ -165,9 +165,9 @@ def blob_url(request: pytest.FixtureRequest) -> str | None:
 @pytest.fixture
 def project(database: Database) -> str:
     with database.reading() as session:
-        found = project_of(session, API_KEY)
+        found = caller_of(session, API_KEY)
     assert found is not None
-    return found
+    return found.project_id
 
 
 @pytest.fixture(scope="session")

@@ -13,9 +13,9 @@ from store import intake, jobs
 from store.blobs import BlobStore, refer
 from store.database import Database
 from store.jobs import NewArtifact
-from store.keys import digest_of
+from store.keys import add_key
 from store.settings import Settings
-from store.tables import ApiKey, Dataset, Job, Model, Project
+from store.tables import Dataset, Job, Model, Project
 
 OTHER_KEY = "esp_a-key-of-another-project"
 
@@ -40,9 +40,7 @@ def other(database: Database) -> dict[str, str]:
     with database.transaction() as session:
         session.add(Project(id="prj_other", name="other", created_at=1.0))
         session.flush()
-        session.add(
-            ApiKey(id="key_other", project_id="prj_other", name="k", digest=digest_of(OTHER_KEY), created_at=1.0)
-        )
+        add_key(session, project_id="prj_other", name="k", scopes=["admin"], key=OTHER_KEY)
     return {"Authorization": f"Bearer {OTHER_KEY}"}
 
 

@@ -15,20 +15,56 @@ from starlette.testclient import TestClient
 from api.app import create_app
 from store.database import Database
 from store.ids import new_id
+from store.keys import SCOPES, add_key
 from store.tables import Base
 
 Refused = Callable[..., dict[str, Any]]
 Posted = Callable[..., dict[str, Any]]
 Ids = dict[str, str]
 
-KEYED = [
-    (method.upper(), path)
+OPEN = "open"
+DOCUMENTED = {
+    (method.upper(), path): operation.get("x-scope", OPEN)
     for path, item in create_app().openapi()["paths"].items()
-    for method in item
-    if path.startswith("/v1/")
-] + [("HEAD", "/v1/artifacts/{artifact_id}/content")]  # an operation of its own, which the document leaves out
+    for method, operation in item.items()
+}
+MATRIX = {
+    OPEN: ["GET /healthz", "GET /readyz", "POST /v1/auth/token"],
+    "read": [
+        *(f"GET /v1/{kind}" for kind in ("models", "datasets", "jobs", "strategies", "capabilities")),
+        *("GET /v1/models/{model_id}", "GET /v1/datasets/{dataset_id}", "GET /v1/jobs/{job_id}"),
+        *(f"GET /v1/jobs/{{job_id}}/{part}" for part in ("events", "rounds", "rounds/{number}", "artifacts", "report")),
+        *("GET /v1/artifacts/{artifact_id}", "GET /v1/artifacts/{artifact_id}/content"),
+    ],
+    "write": [
+        *("POST /v1/models", "POST /v1/datasets", "POST /v1/jobs"),
+        *("DELETE /v1/models/{model_id}", "DELETE /v1/datasets/{dataset_id}"),
+        *(f"POST /v1/jobs/{{job_id}}/{verb}" for verb in ("cancel", "pause", "resume")),
+    ],
+    "ops": [],
+    "admin": [
+        *(f"{method} /v1/{kind}" for kind in ("projects", "keys", "trust_rules") for method in ("GET", "POST")),
+        *(f"{method} /v1/projects/{{project_id}}" for method in ("GET", "PATCH", "DELETE")),
+        *(f"{method} /v1/keys/{{key_id}}" for method in ("GET", "PATCH", "DELETE")),
+        *(f"{method} /v1/trust_rules/{{trust_rule_id}}" for method in ("GET", "PATCH", "DELETE")),
+        *("POST /v1/keys/{key_id}/rotate", "GET /v1/audit_log"),
+    ],
+}
+"""Every route by the scope that it needs: a new one is listed here, or the first test fails."""
+HIDDEN = ("HEAD", "/v1/artifacts/{artifact_id}/content")  # an operation of its own, which the document leaves out
+KEYED = [route for route, scope in DOCUMENTED.items() if scope != OPEN] + [HIDDEN]
 WITH_ID = [(method, path) for method, path in KEYED if "{" in path]
-NEVER = {"model_id": new_id("mdl"), "dataset_id": new_id("ds"), "job_id": new_id("job"), "artifact_id": new_id("art")}
+NEVER = {
+    "model_id": new_id("mdl"),
+    "dataset_id": new_id("ds"),
+    "job_id": new_id("job"),
+    "artifact_id": new_id("art"),
+    "project_id": new_id("prj"),
+    "key_id": new_id("key"),
+    "trust_rule_id": new_id("tr"),
+}
+BODIES: dict[str, Any] = {"rotate": {}, "PATCH": {"name": "another"}}
+"""By the last part of the path, or by the method."""
 
 
 @pytest.fixture
@@ -43,27 +79,69 @@ def ids(client: TestClient, posted: Posted, bench: Any) -> Ids:
         "job_id": job["id"],
         "artifact_id": artifacts[0]["id"],
         "number": "0",
+        "project_id": client.get("/v1/projects").json()["data"][0]["id"],
+        "key_id": client.post("/v1/keys", json={"name": "k", "scopes": ["read"]}).json()["id"],
+        "trust_rule_id": client.post("/v1/trust_rules", json=TRUST_RULE).json()["id"],
     }
 
 
-def test_the_document_is_read() -> None:
-    assert {("POST", "/v1/jobs"), ("GET", "/v1/strategies"), ("DELETE", "/v1/models/{model_id}")} <= set(KEYED)
+TRUST_RULE = {
+    "name": "ci",
+    "issuer": "https://issuer.example",
+    "audience": "espalier",
+    "conditions": {"repository": "octo-org/network"},
+    "scopes": ["read"],
+}
+
+
+def request(client: TestClient, method: str, path: str, headers: dict[str, str] | None = None) -> Any:
+    body = BODIES.get(path.rpartition("/")[2], BODIES.get(method))
+    return client.request(method, path, headers=headers, **({} if body is None else {"json": body}))
+
+
+def test_every_route_is_in_the_matrix() -> None:
+    assert {tuple(route.split(" ", 1)): scope for scope, routes in MATRIX.items() for route in routes} == DOCUMENTED
     assert {name for _, path in KEYED for name in re.findall(r"{(\w+)}", path)} <= NEVER.keys() | {"number"}
 
 
-@pytest.mark.parametrize("authorization", [None, "Bearer esp_wrong"])
-def test_nothing_answers_without_a_right_key(
-    anonymous: TestClient, refused: Refused, subtests: pytest.Subtests, authorization: str | None
+def test_nothing_answers_but_to_a_right_key(
+    anonymous: TestClient, refused: Refused, database: Database, project: str, subtests: pytest.Subtests
 ) -> None:
-    headers = {"Authorization": authorization} if authorization else {}
+    """Known before a byte of the body is read; so a body that is not even JSON changes nothing."""
+    with database.transaction() as session:
+
+        def key(*scopes: str, **columns: Any) -> str:
+            return add_key(session, project_id=project, name="k", scopes=scopes, **columns)[1]
+
+        closed = ["", "Bearer esp_wrong", f"Bearer {key('admin', expires_at=1.0)}"]
+        closed.append(f"Bearer {key('admin', revoked_at=1.0)}")
+        right = {scope: key(scope) for scope in SCOPES}
+        lacking = {scope: key(*({*SCOPES} - {scope, "admin"})) for scope in SCOPES}
     for method, path in KEYED:
+        scope = DOCUMENTED.get((method, path), "read")
+        path = path.format(number="0", **NEVER)
+
+        def answer(authorization: str, method: str = method, path: str = path) -> Any:
+            headers = {"Authorization": authorization} if authorization else {}
+            return anonymous.request(method, path, headers=headers, content=b"not even JSON")
+
         with subtests.test(method=method, path=path):
-            path = path.format(number="0", **NEVER)
-            response = anonymous.request(method, path, headers=headers, content=b"not even JSON")
-            assert response.status_code == 401
-            assert response.headers["www-authenticate"].startswith("Bearer")
+            for authorization in closed:
+                response = answer(authorization)
+                assert response.status_code == 401
+                assert response.headers["www-authenticate"].startswith("Bearer")
+                if method != "HEAD":
+                    refused(response, 401, "unauthorized", "header:authorization")
+            response = answer(f"Bearer {lacking[scope]}")
+            assert response.status_code == 403
+            assert f'scope="{scope}"' in response.headers["www-authenticate"]
             if method != "HEAD":
-                refused(response, 401, "unauthorized", "header:authorization")
+                assert refused(response, 403, "insufficient_scope")["scope"] == scope
+            for enough in (right[scope], right["admin"]):
+                response = answer(f"Bearer {enough}")
+                if (method, path) == ("POST", "/v1/projects"):  # and an operator's
+                    refused(response, 415, "unsupported_media_type", "header:content-type")
+                assert response.status_code not in (401, 403), response.text
 
 
 def test_another_projects_rows_are_as_none(
@@ -74,11 +152,12 @@ def test_another_projects_rows_are_as_none(
     database: Database,
     subtests: pytest.Subtests,
 ) -> None:
+    client.get("/v1/jobs", headers=other)  # its use is written now, and not again below
     before = all_rows(database)
     for method, path in WITH_ID:
         with subtests.test(method=method, path=path):
-            theirs = client.request(method, path.format(**ids), headers=other)
-            none = client.request(method, path.format(**{**ids, **NEVER}), headers=other)
+            theirs = request(client, method, path.format(**ids), headers=other)
+            none = request(client, method, path.format(**{**ids, **NEVER}), headers=other)
             assert theirs.status_code == none.status_code == 404
             assert without_ids(theirs.text, ids) == without_ids(none.text, NEVER)
             assert without_request_id(theirs.headers) == without_request_id(none.headers)
@@ -90,11 +169,15 @@ def test_another_projects_rows_are_as_none(
 def test_to_its_own_project_every_one_of_these_rows_is_there(
     client: TestClient, ids: Ids, subtests: pytest.Subtests
 ) -> None:
-    """Else the test above could not fail. What would end the job comes last."""
-    for method, path in sorted(WITH_ID, key=lambda route: ("cancel" in route[1], route)):
+    """Else the test above could not fail. What would end the job, or a key, comes last."""
+    for method, path in sorted(WITH_ID, key=lambda route: (route[0] == "DELETE", "cancel" in route[1], route)):
         with subtests.test(method=method, path=path):
-            response = client.request(method, path.format(**ids))
-            if method == "DELETE":
+            response = request(client, method, path.format(**ids))
+            if path.endswith("/rotate"):
+                assert response.status_code == 201
+            elif method == "DELETE" and ("keys" in path or "trust_rules" in path):
+                assert response.status_code == 204
+            elif method == "DELETE":
                 assert (response.status_code, response.json()["code"]) == (409, "in_use")
             elif path.endswith("/resume"):
                 assert response.status_code in (200, 409)  # of a job that runs, or one that is told to pause

@@ -12,21 +12,66 @@ from pathlib import Path
 from sqlalchemy import func, select, update
 
 from store.database import Database
-from store.keys import digest_of, ensure_first_key, project_of
+from store.keys import add_key, caller_of, digest_of, ensure_first_key, record_use
 from store.settings import Settings
 from store.tables import ApiKey, Project
 
+API_KEY = "esp_a-key-for-tests-only"
 NewDatabase = Callable[..., AbstractContextManager[str]]
 
 
 def test_a_key_opens_its_project_until_it_expires(database: Database, project: str) -> None:
     with database.transaction() as session:
         assert ensure_first_key(session, None) is None, "there is one already"
-        assert project_of(session, "esp_wrong") is None
+        assert caller_of(session, "esp_wrong") is None
         assert ensure_first_key(session, "esp_another") is None
-        assert project_of(session, "esp_another") == project
+        caller = caller_of(session, "esp_another")
+        assert caller is not None
+        assert (caller.project_id, caller.is_operator, caller.may("ops")) == (project, True, True)
         session.execute(update(ApiKey).where(ApiKey.digest == digest_of("esp_another")).values(expires_at=1.0))
-        assert project_of(session, "esp_another") is None
+        assert caller_of(session, "esp_another") is None
+
+
+def test_a_key_may_what_its_scopes_say(database: Database, project: str) -> None:
+    with database.transaction() as session:
+        add_key(session, project_id=project, name="ci", scopes=["write"], key="esp_ci")
+        caller = caller_of(session, "esp_ci")
+    assert caller is not None
+    assert [scope for scope in ("read", "write", "ops", "admin") if caller.may(scope)] == ["write"]
+    assert not caller.is_operator
+
+
+def test_a_use_is_written_once_a_minute(database: Database) -> None:
+    def use() -> tuple[bool, float | None]:
+        with database.transaction() as session:
+            caller = caller_of(session, API_KEY)
+            assert caller is not None
+            record_use(session, caller.key_id)
+            return caller.is_use_due, session.scalar(select(ApiKey.last_used_at))
+
+    is_due, first = use()
+    assert is_due
+    assert first is not None
+    assert use() == (False, first)
+    with database.transaction() as session:
+        session.execute(update(ApiKey).values(last_used_at=first - 61))
+    is_due, third = use()
+    assert is_due
+    assert third is not None
+    assert third > first - 1
+
+
+def test_a_revoked_key_is_not_made_again_and_a_start_helps_who_has_none(database: Database) -> None:
+    """A start with the same ESPALIER_API_KEY does not bring the key back; where no operator is left, one is made."""
+    with database.transaction() as session:
+        session.execute(update(ApiKey).values(revoked_at=1.0))
+        made = ensure_first_key(session, API_KEY)
+        assert made is not None
+        assert caller_of(session, API_KEY) is None
+        caller = caller_of(session, made)
+        assert caller is not None
+        assert caller.is_operator
+        assert ensure_first_key(session, API_KEY) is None
 
 
 def test_the_first_key_is_printed_once_and_hashed_at_rest(
@@ -43,7 +88,7 @@ def test_the_first_key_is_printed_once_and_hashed_at_rest(
         assert found
         assert start() == ""
         with closing(Database(url)) as database, database.reading() as session:
-            assert project_of(session, found[0]) is not None
+            assert caller_of(session, found[0]) is not None
             [key] = session.execute(select(ApiKey.__table__)).all()
     assert found[0] not in str(key)
     assert key.digest == digest_of(found[0])
