@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import anyio
 from joserfc import jwt
 from joserfc.errors import JoseError
-from joserfc.jwk import Key, KeySet, RSAKey, import_key
+from joserfc.jwk import Key, KeySet, import_key
 from joserfc.jws import JWSRegistry
 
 from api.fetching import Addresses, FetchFailed, fetch_json
@@ -166,9 +166,9 @@ def _usable(data: Any) -> Key | None:
     if not isinstance(data, dict) or data.get("kty") not in ("RSA", "EC", "OKP") or data.get("use", "sig") != "sig":
         return None
     try:
-        key: Key = import_key(data)
-        if isinstance(key, RSAKey) and key.public_key.key_size < MIN_RSA_BITS:
+        if data["kty"] == "RSA" and int.from_bytes(_decoded(data["n"])).bit_length() < MIN_RSA_BITS:
             return None
+        key: Key = import_key(data)
         key.ensure_kid()
     except (JoseError, ValueError, TypeError, KeyError):
         return None
@@ -181,9 +181,14 @@ def unverified(token: str) -> tuple[dict[str, Any], dict[str, Any]]:
     if len(parts) != 3:
         raise Refused("it is no signed JSON Web Token")
     try:
-        header, claims = (json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))) for part in parts[:2])
+        header, claims = (json.loads(_decoded(part)) for part in parts[:2])
     except (ValueError, RecursionError):
         raise Refused("it is no JSON Web Token") from None
     if not isinstance(header, dict) or not isinstance(claims, dict):
         raise Refused("it is no JSON Web Token")
     return header, claims
+
+
+def _decoded(part: str) -> bytes:
+    """Raises ValueError, TypeError."""
+    return base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))

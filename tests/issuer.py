@@ -1,4 +1,4 @@
-"""A real issuer of tokens over HTTP on loopback: discovery, keys, signatures; and whatever else a test lets it answer."""
+"""A real issuer of tokens over HTTP on loopback: discovery, keys, signatures; and whatever else a test has it say."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -84,10 +84,8 @@ def send(handler: BaseHTTPRequestHandler, document: Any) -> None:
 def running_issuer() -> Iterator[Issuer]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            try:
+            with suppress(OSError):  # who asked has hung up
                 issuer.answer(self)
-            except OSError:
-                pass  # who asked has hung up
 
         def log_message(self, *_args: Any) -> None:
             pass

