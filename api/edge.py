@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.problems import Problem, problem_response
 from store.ids import new_id
+from store.logs import bound
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,8 @@ class Edge:
             await send(message)
 
         try:
-            await self.app(scope, receive, send_named)
+            with bound(request_id=request_id):
+                await self.app(scope, receive, send_named)
         except ClientDisconnect:
             log.info("request %s: the client went away", request_id)
         except Exception:

@@ -13,6 +13,8 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.functions import FunctionElement
 
+from store import counters
+
 AWAY = (OperationalError, InterfaceError, InternalError, PoolTimeout)
 """Raised while the database cannot do its work: gone, restarting, a replica that takes no writes, a lock that is held
 too long, of two transactions that wait for each other the one that was chosen. Asking again later is right."""
@@ -85,6 +87,7 @@ class Database:
         locked or the write is guarded."""
         with Session(self.engine, expire_on_commit=False) as session, session.begin():
             yield session
+            counters.write(session)  # last, so that rows which everybody writes are locked for a moment only
 
     @contextmanager
     def reading(self) -> Iterator[Session]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
-from celery.signals import worker_init, worker_shutdown, worker_shutting_down
+from celery.signals import setup_logging, worker_init, worker_shutdown, worker_shutting_down
 
+from store import logs, traces
 from store.database import AWAY
 from store.queue import RUN_NEXT, make_celery
 from store.settings import Settings
@@ -34,8 +34,8 @@ def run_next(queue: str) -> None:
 @worker_init.connect
 def _open(**_kwargs: Any) -> None:
     global _supervisor  # Celery gives a task no other way to what its worker holds
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s worker %(levelname)s %(message)s")
-    logging.getLogger("celery").setLevel(logging.WARNING)
+    logs.configure(settings, "worker")
+    traces.start("worker")
     settings.work_dir.mkdir(parents=True, exist_ok=True)
     try:
         _supervisor = Supervisor(settings, slots)
@@ -44,6 +44,11 @@ def _open(**_kwargs: Any) -> None:
         raise SystemExit(f"worker: {error}") from error
     except AWAY as error:
         raise SystemExit(f"worker: the database is away: {error}") from error
+
+
+@setup_logging.connect
+def _keep_logging(**_kwargs: Any) -> None:
+    """Celery sets up no loggers of its own where somebody answers this."""
 
 
 @worker_shutting_down.connect

@@ -93,7 +93,7 @@ def running(data_dir: Path, database_url: str, broker_url: str, python: str) -> 
     port, log = free_port(), data_dir / "server.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [python, "-m", "uvicorn", "api.app:create_app", "--factory", "--port", str(port), "--no-access-log"],
+            [python, "-m", "uvicorn", "api.app:served", "--factory", "--port", str(port), "--no-access-log"],
             env={
                 **os.environ,
                 "ESPALIER_DATA_DIR": str(settings.data_dir),
