@@ -124,6 +124,10 @@ def running(data_dir: Path, database_url: str, broker_url: str, python: str) -> 
         process.wait()
     # Whatever was done to it: nothing that happened was unforeseen.
     assert "Traceback" not in log.read_text()
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert {"uvicorn.error", "api.observed"} <= {line["logger"] for line in lines}, "its server's lines are alike"
+    assert all("request_id" in line for line in lines if line["event"] == "request")
+    assert key not in log.read_text()
 
 
 @pytest.fixture(scope="module")
