@@ -27,6 +27,10 @@ QUIET = ("/healthz", "/readyz", "/metrics")
 """Asked every few seconds by machines: no trace, and a line for those who debug."""
 
 
+PATH_CHARACTERS = 200
+"""Of a path, in the log: servers take ones of 64 KiB."""
+
+
 class Observed:
     def __init__(self, app: ASGIApp, metrics: HttpMetrics) -> None:
         self.app, self.metrics = app, metrics
@@ -68,7 +72,12 @@ class Observed:
                 span.set_status(StatusCode.ERROR)
             span.end()
             # Never the query or a header: those may hold what is nobody's business.
-            said = {"method": method, "path": scope["path"], "status": status or None, "seconds": round(seconds, 4)}
+            said = {
+                "method": method,
+                "path": scope["path"][:PATH_CHARACTERS],
+                "status": status or None,
+                "seconds": round(seconds, 4),
+            }
             log.log(logging.DEBUG if scope["path"] in QUIET else logging.INFO, "request", extra=said)
 
 

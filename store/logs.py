@@ -6,7 +6,10 @@ thread or request, whoever writes it: uvicorn's, Celery's and SQLAlchemy's logge
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping, MutableMapping
@@ -15,6 +18,7 @@ from typing import Any, TextIO
 import structlog
 from opentelemetry import trace
 from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
 from structlog.contextvars import bound_contextvars as bound
 from structlog.dev import ConsoleRenderer, plain_traceback
 from structlog.processors import ExceptionRenderer, JSONRenderer, TimeStamper
@@ -30,6 +34,7 @@ _IN_URL = re.compile(r"(://[^\s:/@]*:)[^\s/@]+(?=@)")
 _KEY = re.compile(r"\besp_[\w-]+")
 _SHORT = 6
 """A secret of fewer characters is no secret, and to black it out would spoil every line."""
+_OF_LIBRARIES = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "OTEL_EXPORTER_OTLP_HEADERS")
 _OWN_HANDLERS = ("uvicorn", "uvicorn.error", "uvicorn.access")
 
 
@@ -91,10 +96,12 @@ class _Discreet(ProcessorFormatter):
 
 def _secrets(settings: Settings) -> list[str]:
     given = [secret.get_secret_value() for secret in (settings.api_key, settings.secret_key) if secret is not None]
-    for url in (settings.database_url, settings.broker_url):
-        password = make_url(url).password if url is not None else None
-        given.append(str(password or ""))
-    return sorted({secret for secret in given if len(secret) >= _SHORT}, key=len, reverse=True)
+    given += [os.environ.get(name, "") for name in _OF_LIBRARIES]
+    for url in filter(None, (settings.database_url, settings.broker_url)):
+        with contextlib.suppress(ArgumentError):  # of several servers: `_IN_URL` sees to it
+            given.append(str(make_url(url).password or ""))
+    long = {secret for secret in given if len(secret) >= _SHORT}
+    return sorted(long | {json.dumps(secret)[1:-1] for secret in long}, key=len, reverse=True)
 
 
 def _add_trace(_logger: Any, _method: str, fields: Fields) -> Fields:

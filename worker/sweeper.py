@@ -53,11 +53,10 @@ class QueueWatch:
     def look(self, database: Database) -> None:
         with database.reading() as session:
             queues = workers.queues(session, self._heartbeat_seconds)
-        stuck = [queue for queue in queues if queue.is_stuck(self._stuck_seconds)]
-        self._said_at = {queue.pool: self._said_at[queue.pool] for queue in stuck if queue.pool in self._said_at}
-        for queue in stuck:
-            at = time.monotonic()
-            if at - self._said_at.get(queue.pool, -SAID_SECONDS) < SAID_SECONDS:
+        at = time.monotonic()
+        self._said_at = {pool: said for pool, said in self._said_at.items() if at - said < SAID_SECONDS}
+        for queue in queues:
+            if not queue.is_stuck(self._stuck_seconds) or queue.pool in self._said_at:
                 continue
             self._said_at[queue.pool] = at
             log.warning(

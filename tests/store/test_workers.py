@@ -14,7 +14,9 @@ from store.database import Database
 from store.queue import INTAKE
 from store.tables import Job, Worker
 from store.workers import Announcement, Queue
+from worker import sweeper
 from worker.presence import Presence
+from worker.sweeper import QueueWatch
 
 
 def announced(database: Database, name: str, pool: str = "cpu") -> Announcement:
@@ -98,6 +100,29 @@ def test_pools_that_somebody_makes_up_crowd_out_no_served_one(
         found = workers.queues(session, 5)
     assert len(found) == workers.MAX_QUEUES + 2, "uploads, the longest-waiting, and the served one"
     assert next(queue for queue in found if queue.pool == "cpu").depth == 1
+
+
+def test_a_stuck_queue_is_said_in_the_log_once_a_minute(
+    database: Database, submit: Callable[..., Job], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    submit(pool="gpu")
+    submit(pool="cpu")
+    announced(database, "w", "cpu")
+    watch = QueueWatch(heartbeat_seconds=5, stuck_seconds=60)
+
+    def said() -> list[str]:
+        caplog.clear()
+        watch.look(database)
+        return [record.getMessage() for record in caplog.records if record.name == "sweeper"]
+
+    assert said() == [], "not yet"
+    with database.transaction() as session:
+        session.execute(update(Job).values(queued_at=Job.queued_at - 100))
+    [line] = said()
+    assert "the queue gpu is stuck: 1 wait" in line
+    assert said() == []
+    monkeypatch.setattr(sweeper, "SAID_SECONDS", 0.0)  # a minute later
+    assert len(said()) == 1
 
 
 def test_a_heartbeat_beats_until_it_ends(database: Database) -> None:

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from fleet import SMALL, Fleet
 from processes import descendants_of, is_alive
-from sqlalchemy import select
+from sqlalchemy import func, select
 
-from store import jobs, workers
-from store.tables import Attempt, Job, Worker
+from store import counters, jobs, workers
+from store.tables import Attempt, Job, Round, Worker
 from store.transitions import Trigger
 
 
@@ -47,6 +47,7 @@ def test_cancel_frees_the_worker_within_seconds(fleet: Fleet) -> None:
     assert_the_log_tells_of(after, fleet)
     next_job = fleet.submit(model, dataset)
     assert fleet.finished(next_job).conclusion == "passed"
+    assert_what_was_done_is_counted(fleet)
 
 
 def assert_the_log_tells_of(job: Job, fleet: Fleet) -> None:
@@ -57,6 +58,15 @@ def assert_the_log_tells_of(job: Job, fleet: Fleet) -> None:
     lines = [json.loads(line) for line in fleet.log("worker").splitlines()]
     about = [line for line in lines if line.get("job_id") == job.id]
     assert {(line["attempt"], line["worker"], line["part"]) for line in about} == {(1, seen.worker.id, "worker")}
+
+
+def assert_what_was_done_is_counted(fleet: Fleet) -> None:
+    with fleet.database.reading() as session:
+        counted = {(row.name, *row.labels.values()): row.value for row in counters.read(session)}
+        num_rounds = session.scalars(select(func.count()).select_from(Round)).one()
+    assert counted["attempts_ended", "canceled"] == counted["attempts_ended", "completed"] == 1
+    assert counted["rounds", fleet.settings.worker_pool] == num_rounds >= 4
+    assert counted["round_seconds", "train", fleet.settings.worker_pool] > 0
 
 
 ALL_THAT_IS_CARRIED = {
