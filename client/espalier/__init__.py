@@ -21,7 +21,7 @@ from espalier.errors import (
 )
 from espalier.exporting import export_model
 from espalier.masks import read_masks
-from espalier.shapes import Artifact, Dataset, Job, Model, Problem, Round
+from espalier.shapes import Artifact, Dataset, Job, Model, Problem, Round, Worker, Workers
 
 __all__ = [
     "ApiError",
@@ -39,6 +39,8 @@ __all__ = [
     "Round",
     "Unreachable",
     "WaitTimedOut",
+    "Worker",
+    "Workers",
     "export_model",
     "read_masks",
 ]

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from espalier.errors import EspalierError, JobFailed, NotReady, WaitTimedOut
 from espalier.files import Arrays, Upload, arrays_as_npz, opened, write_checked
-from espalier.shapes import Artifact, Dataset, Job, Model, Round
+from espalier.shapes import Artifact, Dataset, Job, Model, Round, Workers
 from espalier.transport import Transport
 
 T = TypeVar("T")
@@ -181,6 +181,13 @@ class Client:
             return path
 
         return self._transport.patiently(attempt)
+
+    # The service
+
+    def workers(self) -> Workers:
+        """Who works and on what, those alive first; and what waits in the queues."""
+        workers: Workers = self._transport.get("/v1/workers")
+        return workers
 
     # How it waits and turns pages
 
