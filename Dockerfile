@@ -27,7 +27,7 @@ COPY --from=wheel /wheels /wheels
 
 FROM environment AS api-environment
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install -c /constraints.txt /wheels/*.whl
+    pip install -c /constraints.txt "$(echo /wheels/*.whl)[otel]"
 
 
 # TORCH_INDEX is the address of an index that carries the build of torch that is wanted, say for CPUs alone or for one
@@ -35,14 +35,14 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 FROM environment AS worker-environment
 ARG TORCH_INDEX=""
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install -c /constraints.txt ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} "$(echo /wheels/*.whl)[worker]"
+    pip install -c /constraints.txt ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} "$(echo /wheels/*.whl)[worker,otel]"
 
 
 FROM environment AS worker-gpu-environment
 ARG TORCH_INDEX_GPU=""
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install -c /constraints.txt ${TORCH_INDEX_GPU:+--extra-index-url "$TORCH_INDEX_GPU"} \
-    "$(echo /wheels/*.whl)[worker]"
+    "$(echo /wheels/*.whl)[worker,otel]"
 
 
 FROM ${PYTHON_IMAGE} AS runtime
@@ -63,7 +63,7 @@ USER 10001:10001
 FROM runtime AS api
 COPY --from=api-environment /opt/espalier /opt/espalier
 EXPOSE 8000
-CMD ["python", "-m", "uvicorn", "api.app:create_app", "--factory", "--host", "0.0.0.0", "--port", "8000", "--no-access-log"]
+CMD ["python", "-m", "uvicorn", "api.app:served", "--factory", "--host", "0.0.0.0", "--port", "8000", "--no-access-log"]
 
 
 FROM runtime AS worker

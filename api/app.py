@@ -1,4 +1,4 @@
-"""The HTTP service: `create_app` puts the parts together. `uvicorn api.app:create_app --factory` runs it."""
+"""The HTTP service: `create_app` puts the parts together. `uvicorn api.app:served --factory` runs it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from starlette.responses import RedirectResponse
 from api import auth, openapi
 from api.around import Around
 from api.edge import Edge
+from api.metrics import HttpMetrics
+from api.observed import Observed
 from api.problems import (
     EVERYWHERE,
     documented,
@@ -32,21 +34,31 @@ from api.routes import (
     health,
     jobs,
     keys,
+    metrics,
     models,
     projects,
     reports,
     rounds,
     tokens,
     trust_rules,
+    workers,
 )
 from api.services import opened
 from api.validation import on_invalid_request
+from store import logs, traces
 from store.blobs import BlobsAway, Vanishing
 from store.database import AWAY
 from store.quotas import QuotaExceeded
 from store.settings import Settings
+from store.version import VERSION
 
-VERSION = "0.1.0"
+
+def served() -> FastAPI:
+    """What uvicorn runs: the app in a process of its own, whose logs and traces are set up before it starts."""
+    settings = Settings()
+    logs.configure(settings, "api")
+    traces.start("api")
+    return create_app(settings)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -69,11 +81,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redirect_slashes=False,
     )
     app.include_router(health.router)
+    app.include_router(metrics.router)
     app.include_router(tokens.router, prefix="/v1")
     app.include_router(_v1(), prefix="/v1")
     app.add_api_route("/", _to_docs, include_in_schema=False)
     app.openapi = partial(openapi.openapi_of, app)  # type: ignore[method-assign]
 
+    app.state.metrics = HttpMetrics()
+    app.add_middleware(Observed, metrics=app.state.metrics)
     app.add_middleware(Around)
     app.add_middleware(Edge)
     app.add_exception_handler(HTTPException, on_http_exception)
@@ -88,7 +103,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 def _v1() -> APIRouter:
     """All that needs a key."""
     v1 = APIRouter(responses=documented(*EVERYWHERE), dependencies=[auth.DOCUMENTED])
-    for resource in (models, datasets, jobs, rounds, reports, artifacts, catalogue, projects, keys, trust_rules, audit):
+    for resource in (
+        *(models, datasets, jobs, rounds, reports, artifacts, catalogue, workers),
+        *(projects, keys, trust_rules, audit),
+    ):
         v1.include_router(resource.router)
     return v1
 

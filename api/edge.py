@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.problems import Problem, problem_response
 from store.ids import new_id
+from store.logs import bound
 
 log = logging.getLogger(__name__)
 
@@ -43,13 +44,14 @@ class Edge:
                 MutableHeaders(scope=message)["X-Request-Id"] = request_id
             await send(message)
 
-        try:
-            await self.app(scope, receive, send_named)
-        except ClientDisconnect:
-            log.info("request %s: the client went away", request_id)
-        except Exception:
-            log.exception("request %s failed: %s %r", request_id, scope["method"], scope["path"])
-            if has_started:
-                raise  # the server cuts the connection, so that half an answer is not taken for a whole one
-            problem = Problem("internal_error", "the service failed; its log names this request_id")
-            await problem_response(Request(scope), problem)(scope, receive, send_named)
+        with bound(request_id=request_id):
+            try:
+                await self.app(scope, receive, send_named)
+            except ClientDisconnect:
+                log.info("request %s: the client went away", request_id)
+            except Exception:
+                log.exception("request %s failed: %s %r", request_id, scope["method"], scope["path"])
+                if has_started:
+                    raise  # the server cuts the connection, so that half an answer is not taken for a whole one
+                problem = Problem("internal_error", "the service failed; its log names this request_id")
+                await problem_response(Request(scope), problem)(scope, receive, send_named)

@@ -30,6 +30,7 @@ try:
 except ModuleNotFoundError as missing:  # installed for one part of a production set-up
     raise SystemExit(f"{missing}: the whole service on one machine needs espalier-server[embedded]") from missing
 
+from store import logs
 from store.queue import INTAKE
 from store.settings import Settings
 from worker import sandbox
@@ -38,11 +39,11 @@ log = logging.getLogger("espalier")
 
 COMMANDS = {
     "api": [
-        "-m", "uvicorn", "api.app:create_app", "--factory",
+        "-m", "uvicorn", "api.app:served", "--factory",
         "--host", "{host}", "--port", "{port}", "--no-access-log",
     ],
     "worker": [
-        "-m", "celery", "-A", "worker.tasks", "worker", "--pool", "threads",
+        "-m", "celery", "--quiet", "-A", "worker.tasks", "worker", "--pool", "threads",
         "--queues", f"{{pool}},{INTAKE}", "--loglevel", "warning", "--without-gossip", "--without-mingle",
     ],
     "sweeper": ["-m", "worker.sweeper"],
@@ -223,11 +224,11 @@ def _lock(data_dir: Path) -> IO[str]:
 
 def main() -> None:
     """`espalier-server`: run until SIGTERM or Ctrl-C."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     settings = Settings()
+    logs.configure(settings, "serve")
     try:
         with Service(settings) as service:
             log.info(

@@ -13,6 +13,8 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.functions import FunctionElement
 
+from store import counters
+
 AWAY = (OperationalError, InterfaceError, InternalError, PoolTimeout)
 """Raised while the database cannot do its work: gone, restarting, a replica that takes no writes, a lock that is held
 too long, of two transactions that wait for each other the one that was chosen. Asking again later is right."""
@@ -35,9 +37,10 @@ POSTGRES = {
 
 POOL_SIZE, MAX_OVERFLOW = 4, 4
 """Connections of one process: kept, and on top of them in a rush. PostgreSQL allows 100 in all where nobody set it
-otherwise. A worker needs one for each slot, the sweeper one; an API process answers 8 requests at a time and lets
-others wait their turn, which is milliseconds: nothing holds a connection while a body is read or a file is sent. So 4
-API processes (32), 30 workers of one slot and some sweepers fit, with room for whoever looks in by hand."""
+otherwise. A worker needs one for each slot and its heartbeat, the sweeper one; an API process answers 8 requests at a
+time and lets others wait their turn, which is milliseconds: nothing holds a connection while a body is read or a file
+is sent. So 4 API processes (32), 20 workers of one slot and some sweepers fit, with room for whoever looks in by
+hand."""
 
 
 class now(FunctionElement[float]):  # noqa: N801 - reads as the SQL function it is
@@ -85,6 +88,7 @@ class Database:
         locked or the write is guarded."""
         with Session(self.engine, expire_on_commit=False) as session, session.begin():
             yield session
+            counters.write(session)  # last, so that rows which everybody writes are locked for a moment only
 
     @contextmanager
     def reading(self) -> Iterator[Session]:

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.orm import Session
 
-from store import audit, leases, listing
+from store import audit, counters, leases, listing, traces
 from store.blobs import StoredBlob
 from store.database import now
 from store.ids import new_id
@@ -196,21 +196,23 @@ def complete(session: Session, job_id: str, attempt: int, selected_position: int
         detail={"selected_position": selected_position},
         selected_position=selected_position,
     )
-    _end_attempt(session, job_id, attempt, "completed", changed)
+    _end_attempt(session, job_id, attempt, "completed", "completed", changed)
 
 
 def fail(session: Session, job_id: str, attempt: int, error: dict[str, Any]) -> None:
     """The user's error: not retried, completed rounds kept. Raises Fenced."""
     changed = change(session, job_id, Trigger.FAIL, attempt=attempt, error=error, detail={"code": error["code"]})
-    _end_attempt(session, job_id, attempt, error["code"], changed)
+    _end_attempt(session, job_id, attempt, error["code"], error["code"], changed)
 
 
 def give_back(session: Session, job_id: str, attempt: int, trigger: Trigger, reason: str) -> None:
     """STOP (as ordered) or DRAIN (the worker shuts down): neither is a failure. Raises Fenced."""
-    _end_attempt(session, job_id, attempt, reason, change(session, job_id, trigger, attempt=attempt))
+    changed = change(session, job_id, trigger, attempt=attempt)
+    code = changed.status.value if changed and changed.status != JobStatus.QUEUED else "given_back"
+    _end_attempt(session, job_id, attempt, code, reason, changed)
 
 
-def lose(session: Session, job_id: str, attempt: int, reason: str) -> Changed:
+def lose(session: Session, job_id: str, attempt: int, reason: str, code: str = "child_lost") -> Changed:
     """The child died or the lease ran out: queued again, or failed where `max_failures` is reached. Raises Fenced."""
     held = session.execute(
         select(Job.failures, Job.max_failures).where(*holds(Job, job_id, attempt)).with_for_update()
@@ -233,12 +235,17 @@ def lose(session: Session, job_id: str, attempt: int, reason: str) -> Changed:
             "retryable": True,
         }
         changed = change(session, job_id, Trigger.GIVE_UP, attempt=attempt, error=error, failures=Job.failures + 1)
-    return _end_attempt(session, job_id, attempt, reason, changed)
+    return _end_attempt(session, job_id, attempt, code, reason, changed)
 
 
-def _end_attempt(session: Session, job_id: str, attempt: int, reason: str, changed: Changed | None) -> Changed:
+def _end_attempt(
+    session: Session, job_id: str, attempt: int, code: str, reason: str, changed: Changed | None
+) -> Changed:
+    """`reason` is for people; `code` is one of `counters.ENDS`, or counts as `failed`."""
     if changed is None:
         raise Fenced(job_id)
+    counters.count_end(session, code)
+    traces.note_end(code)
     session.execute(
         update(Attempt)
         .where(Attempt.job_id == job_id, Attempt.number == attempt)

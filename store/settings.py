@@ -69,6 +69,14 @@ class Settings(BaseSettings):
     stop_grace_seconds: float = Field(10, gt=0)
     """Between asking a training process to stop and killing it."""
 
+    heartbeat_seconds: float = Field(5, gt=0)
+    """Between two announcements of a worker; silent for four of them, it counts as gone."""
+    stuck_seconds: float = Field(60, gt=0)
+    """A queue whose oldest row waits longer, with no worker that serves it, is stuck: the sweeper says so."""
+    log_format: Literal["json", "text"] | None = None
+    """One JSON object a line, or for people; left out, the latter on a terminal alone."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
     @field_validator("rate_limit")
     @classmethod
     def _is_a_rate(cls, rate: str | None) -> str | None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from store import intake, jobs, leases
+from store import counters, intake, jobs, leases
 from store.database import now
 from store.queue import INTAKE
 from store.tables import Attempt, Dataset, IntakeStatus, Job, JobStatus, Model
@@ -20,11 +20,13 @@ def expire_leases(session: Session) -> int:
     """Rows whose worker has gone silent wait again (or fail, where that happened too often). How many."""
     swept = 0
     for job_id, attempt in leases.expired(session, Job, BATCH):
-        jobs.lose(session, job_id, attempt, LOST)
+        jobs.lose(session, job_id, attempt, LOST, "lease_lost")
+        counters.count(session, "lease_losses", of="job")
         swept += 1
     for entity in (Model, Dataset):
         for row_id, attempt in leases.expired(session, entity, BATCH):
             intake.lose(session, entity, row_id, attempt, LOST)
+            counters.count(session, "lease_losses", of="upload")
             swept += 1
     return swept
 
@@ -57,11 +59,15 @@ def expire_deadlines(session: Session) -> int:
 
 
 def _close_attempts(session: Session, job_id: str, reason: str) -> None:
-    session.execute(
+    closed = session.scalars(
         update(Attempt)
         .where(Attempt.job_id == job_id, Attempt.ended_at.is_(None))
         .values(ended_at=now(), reason=reason)
+        .returning(Attempt.number)
+        .execution_options(synchronize_session=False)
     )
+    for _ in closed.all():
+        counters.count_end(session, reason)
 
 
 def waiting_rows(session: Session) -> dict[str, int]:

@@ -165,6 +165,39 @@ class Blob(Base):
     deleting: Mapped[bool] = mapped_column(default=False)
 
 
+class Worker(Base):
+    """A worker process, as it announced itself: `store.workers`."""
+
+    __tablename__ = "workers"
+
+    id: Mapped[str] = mapped_column(String(200), primary_key=True)
+    """The name that it writes into the rows it holds: hostname:pid."""
+    pool: Mapped[str] = mapped_column(String(60))
+    device: Mapped[str] = mapped_column(String(20))
+    """cpu or cuda."""
+    slots: Mapped[int]
+    """Jobs at a time."""
+    hostname: Mapped[str] = mapped_column(String(200))
+    version: Mapped[str] = mapped_column(String(40))
+    started_at: Mapped[float]
+    seen_at: Mapped[float]
+    """Its last heartbeat."""
+    state: Mapped[str] = mapped_column(String(20))
+    """ready, draining or stopped."""
+
+
+class Counter(Base):
+    """A number that only rises, written in the transaction of what it counts: `store.counters`."""
+
+    __tablename__ = "counters"
+    __table_args__ = (PrimaryKeyConstraint("name", "labels"),)
+
+    name: Mapped[str] = mapped_column(String(60))
+    labels: Mapped[str] = mapped_column(String(300))
+    """JSON object of strings, keys sorted: part of the key, and so text."""
+    value: Mapped[float]
+
+
 class Model(Leased, Base):
     __tablename__ = "models"
     __table_args__ = (
@@ -237,6 +270,8 @@ class Job(Leased, Base):
     deadline_seconds: Mapped[float | None] = mapped_column(default=None)
     options: Mapped[dict[str, Any]]
     """keep_rounds, cache and metadata, as given: echoed, read by nobody else yet."""
+    traceparent: Mapped[str | None] = mapped_column(String(60), default=None)
+    """W3C Trace Context of the request that made the job; its attempts are spans of that trace."""
 
     status: Mapped[str] = mapped_column(String(20))
     conclusion: Mapped[str | None] = mapped_column(String(20), default=None)

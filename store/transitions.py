@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import case, insert, literal, null, update
 from sqlalchemy.orm import Session
 
+from store import counters
 from store.database import now
 from store.leases import holds
 from store.tables import Event, Job, JobStatus
@@ -133,11 +134,13 @@ def change(
             num_events=Job.num_events + 1,
             **values,
         )
-        .returning(Job.status, Job.failures, Job.num_events)
+        .returning(Job.status, Job.conclusion, Job.failures, Job.num_events)
         .execution_options(synchronize_session=False)
     ).first()
     if row is None:
         return None
+    if JobStatus(row.status).is_terminal:
+        counters.count(session, "jobs_ended", status=row.status, conclusion=row.conclusion)
     data = {"trigger": trigger.value, **(detail or {})}
     session.execute(
         insert(Event).values(job_id=job_id, sequence=row.num_events, at=now(), type=f"job.{row.status}", data=data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, cast, get_args
@@ -11,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from pruning.recipe import Recipe
 from pruning.selection import Gate, RoundRecord, Select, last_passing, select_round
-from store import intake, jobs
+from store import counters, intake, jobs
 from store.blobs import BlobStore, StoredBlob, Vanishing, refer
 from store.settings import Settings
 from store.tables import Dataset, Job, Model, Round
@@ -30,6 +31,7 @@ from worker.messages import (
     Started,
     Validated,
 )
+from worker.spans import RoundSpans
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +59,8 @@ class JobAttempt:
         self.recipe = Recipe.model_validate(job.recipe)
         self._has_started = False
         self._exported: set[str] = set()
+        self._began_at = time.monotonic()
+        self._spans = RoundSpans()
 
     def order(self) -> dict[str, Any]:
         """The child's one order: inputs lie in its folder, `rounds` are the entries that are stored already."""
@@ -104,6 +108,7 @@ class JobAttempt:
                 )
             case RoundDone():
                 self._store_round(message)
+                self._spans.stored(message)
             case Exported():
                 self._store_export(message)
             case NotExported():
@@ -184,6 +189,8 @@ class JobAttempt:
                 artifacts=[jobs.NewArtifact(kind, *FORMATS[kind], blob) for kind, blob in blobs.items()],
                 lease_seconds=self.lease.seconds,
             )
+            spent_seconds = time.monotonic() - self._began_at
+            counters.count_round(session, self.job.pool, done.report.seconds, at_most=spent_seconds)
 
         files = {kind: name for kind, name in done.files.items() if kind in FORMATS and kind not in EXPORTS}
         _store(self.lease, self.folder, self.blobs, files, record)

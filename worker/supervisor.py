@@ -17,13 +17,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from store import intake, jobs, leases
+from store import intake, jobs, leases, traces
 from store.blobs import BlobsAway, Damaged, open_blobs
 from store.database import Database
 from store.leases import Fenced
+from store.logs import bound
 from store.queue import INTAKE, Bell
 from store.settings import Settings
 from store.tables import Dataset, Job, Model
+from store.version import VERSION
+from store.workers import Announcement
 from worker import sandbox
 from worker.attempts import IntakeAttempt, JobAttempt
 from worker.children import Child, Children, Exited
@@ -31,7 +34,9 @@ from worker.devices import NoDevice
 from worker.folder import BadFile, Folder
 from worker.lease import Lease
 from worker.messages import AnyMessage, BadMessage, Progress, Started
+from worker.presence import Presence
 from worker.slots import Slot, Slots
+from worker.spans import attempt_span
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +47,8 @@ BEGIN_SECONDS = 120.0
 """For a child to be forked in: milliseconds, but for the first, which waits until torch is imported."""
 PAUSE_SECONDS = 5.0
 """Before a worker that could not start a child takes work again."""
+_KINDS: dict[type[Job | Model | Dataset], str] = {Job: "job_id", Model: "model_id", Dataset: "dataset_id"}
+"""What a log line calls the row that it is about."""
 TRYING = "device_"
 """How the folders begin in which devices are tried."""
 
@@ -65,11 +72,23 @@ class Supervisor:
         self.draining = threading.Event()
         self._job_slots, self._intake_slots = Slots(slots), Slots([Slot()])
         self.name = f"{socket.gethostname()}:{os.getpid()}"
+        self._presence: Presence | None = None
         self._clear_work_dir()
         self.children.warm_up()
         for slot in dict.fromkeys(slots):
             if slot.cuda_device is not None:
                 self._try_device(slot)
+        self._presence = Presence(self.database, self._announcement(), settings.heartbeat_seconds, self.draining)
+
+    def _announcement(self) -> Announcement:
+        return Announcement(
+            id=self.name,
+            pool=self.settings.worker_pool,
+            device=self.settings.worker_device,
+            slots=len(self._job_slots),
+            hostname=socket.gethostname(),
+            version=VERSION,
+        )
 
     def _try_device(self, slot: Slot) -> None:
         """Train a step on it, locked in as a job will be: a worker whose device is broken would fail job after job."""
@@ -122,6 +141,11 @@ class Supervisor:
                 row = jobs.claim(session, queue, self.name, self.settings.lease_seconds)
         if row is None:
             return False
+        with bound(**{_KINDS[type(row)]: row.id}, attempt=row.attempt, worker=self.name), attempt_span(row, self.name):
+            self._see_through(queue, row, slot)
+        return True
+
+    def _see_through(self, queue: str, row: Job | Model | Dataset, slot: Slot) -> None:
         log.info("%s attempt %d: claimed", row.id, row.attempt)
         lease = Lease(self.database, self.settings, type(row), row.id, row.attempt, self.draining)
         folder = Folder(self.settings.work_dir / f"{row.id}-{row.attempt}", self.settings.folder_max_bytes)
@@ -135,10 +159,10 @@ class Supervisor:
                     )
         except Fenced:
             log.warning("%s attempt %d: fenced, nothing more is written", row.id, row.attempt)
-            return True
+            traces.note_end("fenced")
+            return
         if waits_again:
             self.bell.ring(queue)  # another worker's turn, perhaps: this one may be draining
-        return True
 
     def _clear_work_dir(self) -> None:
         """Folders of attempts whose worker was killed; those that other workers of this machine hold stay."""
@@ -219,6 +243,8 @@ class Supervisor:
                     yield message
 
     def close(self) -> None:
+        if self._presence is not None:
+            self._presence.end()
         self.children.close()
         self.bell.close()
         self.database.close()

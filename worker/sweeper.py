@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+import time
 
-from store import sweeps
+from store import logs, sweeps, workers
 from store.blobs import open_blobs
 from store.database import AWAY, Database
 from store.queue import Bell
@@ -17,6 +18,8 @@ log = logging.getLogger("sweeper")
 RINGS_A_SWEEP = 100
 ABANDONED_SECONDS = 24 * 3600.0
 """Since the last byte of an upload: whoever wrote it is gone."""
+SAID_SECONDS = 60.0
+"""Between two warnings of the same stuck queue."""
 SWEPT = "swept"
 """A file in the data directory, touched after each whole sweep: what a health check looks at."""
 
@@ -26,6 +29,7 @@ def sweep(database: Database, bell: Bell) -> None:
     with database.transaction() as session:
         lost = sweeps.expire_leases(session)
         late = sweeps.expire_deadlines(session)
+        workers.forget_silent(session)
     with database.reading() as session:
         waiting = sweeps.waiting_rows(session)
     if lost or late:
@@ -39,17 +43,44 @@ def sweep(database: Database, bell: Bell) -> None:
             bell.ring(queue)
 
 
+class QueueWatch:
+    """Says in the log which queues are stuck, each once a minute."""
+
+    def __init__(self, heartbeat_seconds: float, stuck_seconds: float) -> None:
+        self._heartbeat_seconds, self._stuck_seconds = heartbeat_seconds, stuck_seconds
+        self._said_at: dict[str, float] = {}
+
+    def look(self, database: Database) -> None:
+        with database.reading() as session:
+            queues = workers.queues(session, self._heartbeat_seconds)
+        at = time.monotonic()
+        self._said_at = {pool: said for pool, said in self._said_at.items() if at - said < SAID_SECONDS}
+        for queue in queues:
+            if not queue.is_stuck(self._stuck_seconds) or queue.pool in self._said_at:
+                continue
+            self._said_at[queue.pool] = at
+            log.warning(
+                "the queue %s is stuck: %d wait, the oldest for %.0f s, and no living worker serves it",
+                queue.pool,
+                queue.depth,
+                queue.oldest_seconds,
+                extra={"pool": queue.pool, "depth": queue.depth, "oldest_seconds": queue.oldest_seconds},
+            )
+
+
 def main() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s sweeper %(levelname)s %(message)s")
     settings = Settings()
+    logs.configure(settings, "sweeper")
     database, bell = Database(settings.database), Bell(settings.broker_url)
     blobs = open_blobs(settings)
+    watch = QueueWatch(settings.heartbeat_seconds, settings.stuck_seconds)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     while not stop.wait(settings.sweep_seconds):
         try:
             sweep(database, bell)
+            watch.look(database)
             blobs.clear_incoming(ABANDONED_SECONDS)
             (settings.data_dir / SWEPT).touch()
         except AWAY as error:

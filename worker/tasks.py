@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
-from celery.signals import worker_init, worker_shutdown, worker_shutting_down
+from celery.signals import celeryd_init, setup_logging, worker_init, worker_shutdown, worker_shutting_down
 
+from store import logs, traces
 from store.database import AWAY
 from store.queue import RUN_NEXT, make_celery
 from store.settings import Settings
@@ -31,11 +31,21 @@ def run_next(queue: str) -> None:
     _supervisor.run_next(queue)
 
 
+@celeryd_init.connect
+def _observe(**_kwargs: Any) -> None:
+    """Before anything that Celery may have to say."""
+    logs.configure(settings, "worker")
+    traces.start("worker")
+
+
+@setup_logging.connect
+def _keep_logging(**_kwargs: Any) -> None:
+    """Celery sets up no loggers of its own where somebody answers this."""
+
+
 @worker_init.connect
 def _open(**_kwargs: Any) -> None:
     global _supervisor  # Celery gives a task no other way to what its worker holds
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s worker %(levelname)s %(message)s")
-    logging.getLogger("celery").setLevel(logging.WARNING)
     settings.work_dir.mkdir(parents=True, exist_ok=True)
     try:
         _supervisor = Supervisor(settings, slots)

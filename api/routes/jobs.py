@@ -18,7 +18,7 @@ from api.pages import After, Limit, Page, RowId, found, missing
 from api.problems import EVERYWHERE, Problem, documented
 from api.schemas import REDUCED, JobRequest, Reference
 from api.services import Here, Services
-from store import jobs, listing, quotas
+from store import jobs, listing, quotas, traces
 from store.tables import Job, JobStatus, Model
 from store.transitions import InvalidTransition, Trigger
 
@@ -82,6 +82,7 @@ def _columns(given: JobRequest, admitted: Admitted, pool: str) -> dict[str, Any]
         "deadline_seconds": given.deadline_seconds,
         "options": {"keep_rounds": given.keep_rounds, "cache": given.cache, "metadata": given.metadata},
         "planned_rounds": admitted.planned[-1].number,
+        "traceparent": traces.current(),
     }
 
 

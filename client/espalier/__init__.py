@@ -21,7 +21,7 @@ from espalier.errors import (
 )
 from espalier.exporting import export_model
 from espalier.masks import read_masks
-from espalier.shapes import Artifact, Dataset, Job, Model, Problem, Round
+from espalier.shapes import Artifact, Dataset, Job, Key, Model, NewKey, Problem, Round, Worker, Workers
 
 __all__ = [
     "ApiError",
@@ -33,12 +33,16 @@ __all__ = [
     "ExportError",
     "Job",
     "JobFailed",
+    "Key",
     "Model",
+    "NewKey",
     "NotReady",
     "Problem",
     "Round",
     "Unreachable",
     "WaitTimedOut",
+    "Worker",
+    "Workers",
     "export_model",
     "read_masks",
 ]

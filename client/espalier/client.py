@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from espalier.errors import EspalierError, JobFailed, NotReady, WaitTimedOut
 from espalier.files import Arrays, Upload, arrays_as_npz, opened, write_checked
-from espalier.shapes import Artifact, Dataset, Job, Model, Round
+from espalier.shapes import Artifact, Dataset, Job, Key, Model, NewKey, Round, Workers
 from espalier.transport import Transport
 
 T = TypeVar("T")
@@ -31,6 +31,21 @@ class Client:
         if not url or not api_key:
             raise EspalierError("give url and api_key, or set ESPALIER_URL and ESPALIER_API_KEY")
         self._transport = Transport(url, api_key, patience_seconds)
+
+    @classmethod
+    def for_token(
+        cls, token: str, url: str | None = None, *, trust_rule: str | None = None, patience_seconds: float = 60
+    ) -> Self:
+        """In a CI run: a client with the key of at most 15 minutes that its OIDC token is exchanged for. A token is
+        exchanged once; `trust_rule` says which rule is meant, where several take it.
+
+        Raises:
+            ApiError: `token_refused`: no trust rule takes it; the project's audit log says why.
+        """
+        with cls(url, "none", patience_seconds=patience_seconds) as stranger:
+            body = {"token": token, "trust_rule": trust_rule}
+            given = stranger._transport.send("POST", "/v1/auth/token", json=body)
+        return cls(url, given["access_token"], patience_seconds=patience_seconds)
 
     def close(self) -> None:
         self._transport.close()
@@ -181,6 +196,39 @@ class Client:
             return path
 
         return self._transport.patiently(attempt)
+
+    # Keys, for a key with the scope admin
+
+    def create_key(self, name: str, scopes: list[str], *, expires_at: str | None = None) -> NewKey:
+        """Scopes: read, write, ops, admin. `key` is the key itself, shown this once; `expires_at` is RFC 3339."""
+        body = {"name": name, "scopes": scopes, "expires_at": expires_at}
+        made: NewKey = self._transport.send("POST", "/v1/keys", json=body)
+        return made
+
+    def keys(self) -> Iterator[Key]:
+        return self._pages("/v1/keys")
+
+    def rotate_key(self, key_id: str, *, overlap_seconds: int = 3600) -> NewKey:
+        """A new key in place of an old one, which lives on for `overlap_seconds`."""
+        body = {"overlap_seconds": overlap_seconds}
+        made: NewKey = self._transport.send("POST", _path("keys", key_id, "rotate"), json=body)
+        return made
+
+    def revoke_key(self, key_id: str) -> None:
+        """At once. Safe to repeat."""
+
+        def attempt() -> None:
+            with self._transport.stream("DELETE", _path("keys", key_id)):
+                pass
+
+        self._transport.patiently(attempt)
+
+    # The service
+
+    def workers(self) -> Workers:
+        """Who works and on what, those alive first; and what waits in the queues."""
+        workers: Workers = self._transport.get("/v1/workers")
+        return workers
 
     # How it waits and turns pages
 

@@ -108,3 +108,55 @@ class Round(TypedDict):
     layers: list[dict[str, Any]]
     metrics: dict[str, dict[str, float]]
     artifacts: list[Artifact]
+
+
+class HeldJob(TypedDict):
+    job: str
+    attempt: int
+    since: str
+
+
+class Worker(TypedDict):
+    """`jobs` are those of one's own project; `busy_slots` counts those of all."""
+
+    id: str
+    pool: str
+    device: str
+    slots: int
+    alive: bool
+    state: Literal["idle", "busy", "draining", "stopped", "silent"]
+    busy_slots: int
+    jobs: list[HeldJob]
+    started_at: str
+    seen_at: str
+
+
+class Queue(TypedDict):
+    """Stuck where something waits and `workers`, those alive that serve it, are 0."""
+
+    pool: str
+    depth: int
+    oldest_seconds: float | None
+    workers: int
+
+
+class Workers(TypedDict):
+    data: list[Worker]
+    queues: list[Queue]
+
+
+class Key(TypedDict):
+    """`last_used_at` is up to a minute late."""
+
+    id: str
+    project: str
+    name: str
+    scopes: list[Literal["read", "write", "ops", "admin"]]
+    status: Literal["active", "expired", "revoked"]
+    created_at: str
+    expires_at: str | None
+    last_used_at: str | None
+
+
+class NewKey(Key):
+    key: str

@@ -41,7 +41,7 @@ MATRIX = {
         *("DELETE /v1/models/{model_id}", "DELETE /v1/datasets/{dataset_id}"),
         *(f"POST /v1/jobs/{{job_id}}/{verb}" for verb in ("cancel", "pause", "resume")),
     ],
-    "ops": [],
+    "ops": ["GET /v1/workers", "GET /metrics"],
     "admin": [
         *(f"{method} /v1/{kind}" for kind in ("projects", "keys", "trust_rules") for method in ("GET", "POST")),
         *(f"{method} /v1/projects/{{project_id}}" for method in ("GET", "PATCH", "DELETE")),

@@ -93,7 +93,7 @@ def running(data_dir: Path, database_url: str, broker_url: str, python: str) -> 
     port, log = free_port(), data_dir / "server.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [python, "-m", "uvicorn", "api.app:create_app", "--factory", "--port", str(port), "--no-access-log"],
+            [python, "-m", "uvicorn", "api.app:served", "--factory", "--port", str(port), "--no-access-log"],
             env={
                 **os.environ,
                 "ESPALIER_DATA_DIR": str(settings.data_dir),
@@ -124,6 +124,10 @@ def running(data_dir: Path, database_url: str, broker_url: str, python: str) -> 
         process.wait()
     # Whatever was done to it: nothing that happened was unforeseen.
     assert "Traceback" not in log.read_text()
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert {"uvicorn.error", "api.observed"} <= {line["logger"] for line in lines}, "its server's lines are alike"
+    assert all("request_id" in line for line in lines if line["event"] == "request")
+    assert key not in log.read_text()
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from store import intake, jobs
 from store.blobs import open_blobs, refer
 from store.database import Database
 from store.jobs import NewArtifact
-from store.keys import ensure_first_key, project_of
+from store.keys import caller_of, ensure_first_key
 from store.settings import Settings
 
 API_KEY = "esp_a-key-for-the-clients-tests"
@@ -140,9 +140,9 @@ def api(tmp_path_factory: pytest.TempPathFactory, broker_url: str) -> Iterator[A
     database = Database(settings.database)
     with database.transaction() as session:
         ensure_first_key(session, API_KEY)
-        project = project_of(session, API_KEY)
-    assert project is not None
-    api = Api(Fleet(settings, database, open_blobs(settings), project))
+        caller = caller_of(session, API_KEY)
+    assert caller is not None
+    api = Api(Fleet(settings, database, open_blobs(settings), caller.project_id))
     try:
         api.launch()
         api.wait_until_ready()

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
 import pytest
 from fleet import SMALL, Fleet
 from processes import descendants_of, is_alive
-from sqlalchemy import select
+from sqlalchemy import func, select
 
-from store import jobs
-from store.tables import Attempt
+from store import counters, jobs, workers
+from store.tables import Attempt, Job, Round, Worker
 from store.transitions import Trigger
 
 
@@ -29,6 +30,7 @@ def test_a_drained_worker_gives_its_job_back_at_once(fleet: Fleet) -> None:
     assert not any(is_alive(child) for child in children)
     with fleet.database.reading() as session:
         assert session.scalars(select(Attempt.reason)).all() == ["the worker shut down"]
+        assert session.scalars(select(Worker.state)).all() == ["stopped"]
 
 
 def test_cancel_frees_the_worker_within_seconds(fleet: Fleet) -> None:
@@ -42,8 +44,29 @@ def test_cancel_frees_the_worker_within_seconds(fleet: Fleet) -> None:
     after = fleet.finished(job)
     assert (after.status, after.conclusion) == ("canceled", "canceled")
     assert time.monotonic() - started < 4
+    assert_the_log_tells_of(after, fleet)
     next_job = fleet.submit(model, dataset)
     assert fleet.finished(next_job).conclusion == "passed"
+    assert_what_was_done_is_counted(fleet)
+
+
+def assert_the_log_tells_of(job: Job, fleet: Fleet) -> None:
+    """Every line of the worker, Celery's own too, is an object; those about the job name it."""
+    with fleet.database.reading() as session:
+        [seen] = workers.seen(session, fleet.settings.heartbeat_seconds)
+    assert (seen.alive, seen.worker.state, seen.worker.pool) == (True, "ready", job.pool)
+    lines = [json.loads(line) for line in fleet.log("worker").splitlines()]
+    about = [line for line in lines if line.get("job_id") == job.id]
+    assert {(line["attempt"], line["worker"], line["part"]) for line in about} == {(1, seen.worker.id, "worker")}
+
+
+def assert_what_was_done_is_counted(fleet: Fleet) -> None:
+    with fleet.database.reading() as session:
+        counted = {(row.name, *row.labels.values()): row.value for row in counters.read(session)}
+        num_rounds = session.scalars(select(func.count()).select_from(Round)).one()
+    assert counted["attempts_ended", "canceled"] == counted["attempts_ended", "completed"] == 1
+    assert counted["rounds", fleet.settings.worker_pool] == num_rounds >= 4
+    assert counted["round_seconds", "train", fleet.settings.worker_pool] > 0
 
 
 ALL_THAT_IS_CARRIED = {

@@ -16,7 +16,7 @@ from sqlalchemy import select
 from store import jobs
 from store.blobs import open_blobs
 from store.database import Database
-from store.keys import ensure_first_key, project_of
+from store.keys import caller_of, ensure_first_key
 from store.settings import Settings
 from store.tables import Attempt, Job
 
@@ -50,9 +50,9 @@ def fleet(server: PostgresServer, tmp_path: Path, broker_url: str) -> Iterator[F
         stack.callback(database.close)
         with database.transaction() as session:
             ensure_first_key(session, KEY)
-            project = project_of(session, KEY)
-        assert project is not None
-        fleet = Fleet(settings, database, open_blobs(settings), project)
+            caller = caller_of(session, KEY)
+        assert caller is not None
+        fleet = Fleet(settings, database, open_blobs(settings), caller.project_id)
         stack.callback(fleet.stop)
         yield fleet
 
