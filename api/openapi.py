@@ -26,7 +26,8 @@ _FILLED_IN = (
 
 _ABOUT = """Iterative pruning of neural networks: upload a model and a dataset, post a job, read its rounds.
 
-Press **Authorize** and paste the API key that was printed at the first start.
+Press **Authorize** and paste the API key that was printed at the first start. `x-scope` of an operation is the scope
+that a key needs for it; `admin` implies the others.
 
 ### Problems
 Every error is `application/problem+json` (RFC 9457). `param` is a JSON pointer into the body (the empty string is the
