@@ -240,6 +240,7 @@ def test_an_issuer_that_does_not_answer_as_it_should(
             assert "could not be fetched" in reasons(client)[0]
             del issuer.answers[place]
     assert offer(client, issuer.token()).status_code == 200, "and then it does"
+    assert "/real" not in issuer.asked
 
 
 def test_which_rule_takes_it(
