@@ -62,8 +62,8 @@ class JobRequest(BaseModel):
     keep_rounds: Literal["all", "pareto", "selected"] = Field(
         "all",
         description="whose artifacts stay when the job has ended: all rounds', those of the rounds on the Pareto "
-        "front, or the selected round's alone. The final entry's stay, and a job that selected no round keeps those of all. "
-        "Rounds and their metrics stay in any case",
+        "front, or the selected round's alone. The final entry's stay, and a job that selected no round keeps those of "
+        "all. Rounds and their metrics stay in any case",
     )
     expires_in_seconds: Seconds | None = Field(
         None, description="how long after its end its artifacts stay; null: as the service is set up, or for ever"

@@ -1,10 +1,10 @@
 """Blobs in a bucket of S3, or of what speaks its language.
 
 The digest is in the object's name and known only at the end: what comes in is gathered in a file without a name on
-this machine, then sent under its final key. So the bucket never sees an upload that breaks off, needs no temporary keys, no
-copies on its side and no conditional puts, and a writer that is killed leaves no file. An object appears whole or not
-at all, in one PUT or, past PART_BYTES, in a multipart upload; one whose sender is killed stays invisible until the
-bucket's own rule for incomplete uploads removes it (`docs/deploy.md`), because no program can list them with the
+this machine, then sent under its final key. So the bucket never sees an upload that breaks off, needs no temporary
+keys, no copies on its side and no conditional puts, and a writer that is killed leaves no file. An object appears whole
+or not at all, in one PUT or, past PART_BYTES, in a multipart upload; one whose sender is killed stays invisible until
+the bucket's own rule for incomplete uploads removes it (`docs/deploy.md`), because no program can list them with the
 rights that reading and writing objects take. Every request is signed over the sha256 of its body, so the server
 refuses what was changed on the way there.
 

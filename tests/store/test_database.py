@@ -10,7 +10,7 @@ from contextlib import closing
 import pytest
 from postgres import PostgresServer
 from pydantic import ValidationError
-from sqlalchemy import delete, func, select, text
+from sqlalchemy import delete, func, select, text, update
 
 from store import jobs
 from store.blobs import StoredBlob, located, refer
