@@ -49,7 +49,7 @@ class Damaged(OSError):
     """What lies under a digest is not the content of that digest."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class StoredBlob:
     """A copy of the content."""
 
@@ -59,6 +59,8 @@ class StoredBlob:
     """Of this copy: no other one ever has it."""
     refer_by: float | None = field(default=None, compare=False)
     """Until when (`time.time()`) a row may come to name it; None: one does."""
+    given_up: bool = field(default=False, compare=False)
+    """Once it was found to be one too many, no row may come to name it: a collector may have removed it."""
 
 
 def open_blobs(settings: Settings) -> BlobStore:
@@ -197,11 +199,16 @@ def refer(session: Session, blob: StoredBlob) -> None:
     if blob.refer_by is not None and time.time() > blob.refer_by:
         raise Vanishing(blob.digest)
     row = _held(session, blob)
+    if row.name == blob.name and blob.given_up:
+        raise Vanishing(blob.digest)
     changed = {}
     if row.name != blob.name and blob.refer_by is not None:
-        mends = row.suspect and session.get(DiscardedCopy, blob.name) is None
-        changed = {"name": blob.name, "suspect": False} if mends else {}
-        discard(session, row.name if mends else blob.name)
+        if row.suspect and not blob.given_up:
+            discard(session, row.name)
+            changed = {"name": blob.name, "suspect": False}
+        else:
+            discard(session, blob.name)
+            blob.given_up = True
     session.execute(
         update(Blob)
         .where(Blob.digest == blob.digest)

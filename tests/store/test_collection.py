@@ -119,6 +119,7 @@ def test_a_new_table_that_refers_to_blobs_is_found_by_itself(database: Database,
             session.execute(delete(table))
         assert collect(database, blobs, blob.digest) == 1
     finally:
+        table.drop(database.engine)
         Base.metadata.remove(table)
     assert {column.table.name for column in collection.references()} >= {"models", "datasets", "artifacts"}
 
