@@ -41,7 +41,7 @@ class Server:
         return int(peak_kib) * 1024
 
     def files(self) -> list[Path]:
-        return [path for path in self.blob_dir.rglob("*") if path.is_file()]
+        return [path for path in self.blob_dir.rglob("*") if path.is_file() and path.name != "owner"]
 
     def incoming(self) -> list[Path]:
         return list((self.blob_dir / "incoming").iterdir())
