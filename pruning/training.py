@@ -115,7 +115,7 @@ def train(
         keep_step: keep the state after so many steps of the round; early stopping waits for it.
         progress: progress(step, steps of the round), every ten steps.
         midway: go on from there, with its weights, optimiser and early stopping, to the bits of the training that
-            offered it; all other arguments as they were.
+            offered it; all other arguments as they were. It is emptied.
         offer: offer(make) before the first step and after each; make() is the training midway, as of now.
 
     Raises:
@@ -150,6 +150,8 @@ def train(
         trained = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
         optimizer = OPTIMIZERS[training.optimizer.name](trained.values(), training.optimizer)
         restore_optimizer(optimizer, trained, start.optimizer)
+        for taken_up in (start.state, start.optimizer):
+            taken_up.clear()  # room that an undisturbed training would have, too
         pruned = [name for name, mask in masks.items() if not bool(mask.all())]
         weights = [parameters[name].detach() for name in pruned]
         factors = [torch.empty_like(parameters[name]).detach().copy_(masks[name]) for name in pruned]
