@@ -87,7 +87,7 @@ class Child:
         """False where it is not forked yet, or never was."""
         return self.process.pid is not None
 
-    def ask_to_stop(self, save: bool) -> None:
+    def ask_to_stop(self, save: bool = True) -> None:
         """Between two steps: with a checkpoint of where it is, or at once."""
         self.process.send_signal(signal.SIGTERM if save else signal.SIGINT)
 
