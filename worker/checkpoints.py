@@ -5,6 +5,7 @@ None of them is worth the attempt: what cannot be fetched, copied or taken up is
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from functools import partial
@@ -44,7 +45,7 @@ class Checkpoints:
             self._ignore(found, f"the last {self._job.failures} attempts got no further, and this one is the last")
             return False
         try:
-            self._lease.keep_while(partial(self._blobs.fetch, found.blob_digest, self._folder.inputs / INPUT))
+            self._lease.keep_while(partial(self._fetch, found.blob_digest))
         except (FileNotFoundError, Damaged):
             self._ignore(found, "its content is lost")
             return False
@@ -83,6 +84,14 @@ class Checkpoints:
             except (BlobsAway, OSError) as error:
                 log.warning("%s attempt %d: no checkpoint: %s", self._job.id, self._job.attempt, error)
         self._folder.discard(made.file)
+
+    def _fetch(self, digest: str) -> None:
+        """A bit that has turned would go on into every round. Raises Damaged, FileNotFoundError."""
+        target = self._folder.inputs / INPUT
+        self._blobs.fetch(digest, target)
+        with target.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+                raise Damaged(digest)
 
     def _record(self, made: Checkpointed, blobs: dict[str, StoredBlob], session: Session) -> None:
         refer(session, blobs[INPUT])

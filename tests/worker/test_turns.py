@@ -168,7 +168,7 @@ def test_a_cancel_after_a_pause_does_not_wait_for_a_checkpoint(
     supervisor.settings = attempt.settings
     assert list(supervisor._listen(attempt.lease, attempt.folder, child)) == []
     assert asked == [True, False]
-    assert child.process.poll() is not None, "killed, long before the grace for saving is over"
+    assert child.process.wait(5) == -signal.SIGKILL, "long before the grace for saving is over"
 
 
 def test_a_drain_ends_the_wait_for_a_bucket(attempt: JobAttempt, database: Database, settings: Settings) -> None:
