@@ -208,6 +208,10 @@ class RoundDocument(BaseModel):
     seed: Reported[int | None] = None
     invariants: Reported[list[str] | None] = Field(None, description="that were checked in this very run")
     pareto: bool = Field(description="no trained round so far is as sparse and better on validation, or the reverse")
+    digests: dict[str, str] = Field(
+        description="sha256 of the stored model, masks, ticket and sparse file: equal for every run of this job on one "
+        "class of machine (the job's determinism), however often it was stopped"
+    )
     artifacts: list[ArtifactDocument] = Field(description="empty where they were dropped: keep_rounds, expires_at")
     created_at: datetime
 

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.orm import Session
 
-from store import counters, leases, listing, traces
+from store import checkpoints, counters, leases, listing, traces
 from store.blobs import StoredBlob
 from store.database import now
 from store.ids import new_id
@@ -130,6 +130,7 @@ def record_round(
     ).scalar()
     if advanced is None:
         raise Fenced(job.id)
+    checkpoints.remove(session, job.id)
     session.execute(
         insert(Round).values(
             job_id=job.id,
@@ -230,7 +231,7 @@ def lose(session: Session, job_id: str, attempt: int, reason: str, code: str = "
     else:
         error = {
             "code": "worker_lost",
-            "message": f"{held.failures + 1} attempts in a row ended without storing a round; the last: {reason}",
+            "message": f"{held.failures + 1} attempts in a row ended without getting further; the last: {reason}",
             "retryable": True,
         }
         changed = change(session, job_id, Trigger.GIVE_UP, attempt=attempt, error=error, failures=Job.failures + 1)

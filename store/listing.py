@@ -125,6 +125,19 @@ def offered_artifacts(session: Session, job: Job) -> list[OfferedArtifact]:
     return [OfferedArtifact(artifact, number) for artifact, number in found]
 
 
+PROVEN = ("model", "masks", "ticket", "sparse")
+"""Kinds whose bytes are the same whenever the tensors are."""
+
+
+def digests(session: Session, job: Job) -> dict[int, dict[str, str]]:
+    """By position and kind, of all that proves a result to be the same, offered or not."""
+    found: dict[int, dict[str, str]] = {}
+    wanted = select(Artifact).where(Artifact.job_id == job.id, Artifact.kind.in_(PROVEN)).order_by(Artifact.kind)
+    for artifact in session.scalars(wanted):
+        found.setdefault(artifact.position, {})[artifact.kind] = artifact.blob_digest
+    return found
+
+
 def offered_artifact(session: Session, project_id: str, artifact_id: str) -> OfferedArtifact | None:
     found = session.execute(
         select(Artifact, Round.number, Job.artifacts)

@@ -63,7 +63,9 @@ class Settings(BaseSettings):
     renew_seconds: float = Field(15, gt=0)
     sweep_seconds: float = Field(3, gt=0)
     stop_grace_seconds: float = Field(10, gt=0)
-    """Between asking a training process to stop and killing it."""
+    """Between asking a training process to stop and killing it: in a pause or a drain, it saves where it is."""
+    checkpoint_seconds: float = Field(60, gt=0)
+    """Between the checkpoints that a training process saves inside a round: what a killed worker costs at most."""
 
     heartbeat_seconds: float = Field(5, gt=0)
     """Between two announcements of a worker; silent for four of them, it counts as gone."""

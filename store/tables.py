@@ -284,6 +284,25 @@ class Round(Base):
     created_at: Mapped[float]
 
 
+class Checkpoint(Base):
+    """What a job's training is midway in an entry: one row a job, gone when the entry is stored or the job ends."""
+
+    __tablename__ = "checkpoints"
+    __table_args__ = (Index(None, "blob_digest"),)
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    attempt: Mapped[int]
+    """That stored it."""
+    position: Mapped[int]
+    """Of the entry that trains: the one behind the last stored."""
+    step: Mapped[int]
+    """Steps of the entry that are done, its controls' among them."""
+    furthest_step: Mapped[int]
+    """Of all that were stored for this entry. A checkpoint behind it is no progress: its attempt had begun anew."""
+    blob_digest: Mapped[str] = mapped_column(ForeignKey("blobs.digest"))
+    created_at: Mapped[float]
+
+
 class Artifact(Base):
     __tablename__ = "artifacts"
     __table_args__ = (

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import case, insert, literal, null, update
 from sqlalchemy.orm import Session
 
-from store import counters
+from store import checkpoints, counters
 from store.database import now
 from store.leases import holds
 from store.tables import Event, Job, JobStatus
@@ -147,6 +147,8 @@ def change(
     if JobStatus(row.status).is_terminal:
         counters.count(session, "jobs_ended", status=row.status, conclusion=row.conclusion)
     data = {"trigger": trigger.value, **(detail or {})}
+    if JobStatus(row.status).is_terminal:
+        checkpoints.remove(session, job_id)
     session.execute(
         insert(Event).values(job_id=job_id, sequence=row.num_events, at=now(), type=f"job.{row.status}", data=data)
     )

@@ -87,8 +87,9 @@ class Child:
         """False where it is not forked yet, or never was."""
         return self.process.pid is not None
 
-    def ask_to_stop(self) -> None:
-        self.process.send_signal(signal.SIGTERM)
+    def ask_to_stop(self, save: bool = True) -> None:
+        """Between two steps: with a checkpoint of where it is, or at once."""
+        self.process.send_signal(signal.SIGTERM if save else signal.SIGINT)
 
     def kill(self) -> None:
         """At once and for good; nothing of it is left when this returns."""

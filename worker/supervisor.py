@@ -25,7 +25,7 @@ from store.logs import bound
 from store.queue import INTAKE, Bell
 from store.room import free_bytes, is_full
 from store.settings import Settings
-from store.tables import Dataset, Job, Model
+from store.tables import Dataset, Job, JobStatus, Model
 from store.version import VERSION
 from store.workers import Announcement
 from worker import sandbox
@@ -34,7 +34,7 @@ from worker.children import Child, Children, Exited
 from worker.devices import NoDevice
 from worker.folder import BadFile, Folder
 from worker.lease import Lease
-from worker.messages import AnyMessage, BadMessage, Failed, NotExported, Progress, Started
+from worker.messages import AnyMessage, BadMessage, Checkpointed, Failed, NotExported, Progress, Started
 from worker.presence import Presence
 from worker.slots import Slot, Slots
 from worker.spans import attempt_span
@@ -46,6 +46,8 @@ DEVICE_SECONDS = 120.0
 """For a device to start in, and to train a step. The first start after boot loads drivers."""
 BEGIN_SECONDS = 120.0
 """For a child to be forked in: milliseconds, but for the first, which waits until torch is imported."""
+CANCEL_SECONDS = 2.0
+"""For a child that has nothing to save."""
 PAUSE_SECONDS = 5.0
 """Before a worker that could not start a child takes work again."""
 _KINDS: dict[type[Job | Model | Dataset], str] = {Job: "job_id", Model: "model_id", Dataset: "dataset_id"}
@@ -254,7 +256,7 @@ class Supervisor:
 
     def _listen(self, lease: Lease, folder: Folder, child: Child) -> Iterator[AnyMessage]:
         """What the child says, until it ends; meanwhile the lease is kept and orders are carried out."""
-        stop_by, begin_by = None, time.monotonic() + BEGIN_SECONDS
+        stop_by, saves, begin_by = None, True, time.monotonic() + BEGIN_SECONDS
         while True:
             if not child.has_begun and time.monotonic() > begin_by:
                 self.children.start_over()
@@ -264,12 +266,16 @@ class Supervisor:
             lease.renew_if_due()
             if folder.size_bytes() + child.unlinked_bytes() > folder.max_bytes:
                 raise BadFile(f"the training process left more than {folder.max_bytes} bytes in its folder")
-            if lease.ordered_to_stop or self.draining.is_set():
-                if stop_by is None:
-                    child.ask_to_stop()
-                    stop_by = time.monotonic() + self.settings.stop_grace_seconds
+            if lease.is_to_end:
+                is_wanted = lease.status != JobStatus.CANCELING
+                if stop_by is None or (saves and not is_wanted):  # a cancel may follow a pause
+                    saves, grace = is_wanted, self.settings.stop_grace_seconds
+                    child.ask_to_stop(saves)
+                    stop_by = time.monotonic() + (grace if saves else min(grace, CANCEL_SECONDS))
                 elif time.monotonic() > stop_by:
                     child.kill()
+                    if isinstance(message, Checkpointed):
+                        yield message  # saved at the last moment
                     return
             match message:
                 case None:

@@ -47,6 +47,7 @@ def round_documents(session: Session, job: Job) -> list[RoundDocument]:
             for row in rounds
         ]
     )
+    digests = listing.digests(session, job)
     artifacts: dict[int, list[ArtifactDocument]] = {}
     for offered in listing.offered_artifacts(session, job):
         artifacts.setdefault(offered.artifact.position, []).append(artifact_document(offered))
@@ -60,6 +61,7 @@ def round_documents(session: Session, job: Job) -> list[RoundDocument]:
                 "selected": round_.position == job.selected_position,
                 "delta": delta(round_.report["metrics"], rounds[0].report["metrics"]),
                 "pareto": round_.position in front,
+                "digests": digests.get(round_.position, {}),
                 "artifacts": artifacts.get(round_.position, []),
                 "created_at": round_.created_at,
             }
