@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import select, update
 
 from store import checkpoints, jobs, sweeps
-from store.blobs import BlobStore, StoredBlob, Vanishing, refer
+from store.blobs import BlobStore, StoredBlob, refer
 from store.database import Database
 from store.leases import Fenced
 from store.tables import Blob, Checkpoint, Job, JobStatus
@@ -160,16 +160,3 @@ def test_a_pause_and_a_lost_worker_leave_it(database: Database, submit: Callable
         jobs.order(session, job.project_id, job.id, Trigger.RESUME)
     lose(database, claim(database))
     assert rows(database) == [(1, 0, 10, blob.digest)]
-
-
-def test_content_that_is_being_collected_is_written_again(
-    database: Database, submit: Callable[..., Job], save: Save
-) -> None:
-    submit()
-    job = claim(database)
-    blob = save(job, 0, 10)
-    save(job, 0, 11)
-    with database.transaction() as session:
-        session.execute(update(Blob).where(Blob.digest == blob.digest).values(deleting=True))
-    with pytest.raises(Vanishing):
-        save(job, 0, 10)
