@@ -152,6 +152,7 @@ class Job(Leased, Base):
         Index(None, "project_id", "id"),
         Index("ix_jobs_claim", "pool", "status", "priority", "id"),
         Index("ix_jobs_leases", "status", "lease_until"),
+        Index(None, "retried_from"),
     )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
@@ -172,6 +173,7 @@ class Job(Leased, Base):
     deadline_seconds: Mapped[float | None] = mapped_column(default=None)
     options: Mapped[dict[str, Any]]
     """keep_rounds, cache and metadata, as given: echoed, read by nobody else yet."""
+    retried_from: Mapped[str | None] = mapped_column(ForeignKey("jobs.id", ondelete="SET NULL"), default=None)
 
     status: Mapped[str] = mapped_column(String(20))
     conclusion: Mapped[str | None] = mapped_column(String(20), default=None)

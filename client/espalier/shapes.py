@@ -65,6 +65,7 @@ class Job(TypedDict):
     status: Literal["queued", "running", "pausing", "paused", "canceling", "succeeded", "failed", "canceled"]
     done: bool
     conclusion: Literal["passed", "gate_failed", "error", "canceled", "timed_out"] | None
+    retried_from: str | None
     model: str
     dataset: str
     recipe: dict[str, Any]
