@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 
 from pruning.formats.architectures import Network, build
 from pruning.formats.datasets import describe, read_dataset
@@ -35,9 +36,10 @@ from pruning.reports import round_report
 from pruning.schedules import RecipeRefused
 from pruning.selection import Gate, RoundRecord, select_round
 from pruning.training import Diverged
-from worker import machine, sandbox
+from worker import limits, machine, sandbox
 from worker.exports import FILES, Exports
 from worker.messages import (
+    MAX_LINE_BYTES,
     Exported,
     ExportKind,
     Failed,
@@ -95,11 +97,19 @@ class Runner:
                 "its inputs hold a number that the model has no embedding for, or its labels one it has no output for"
             )
             self._fail("dataset_mismatch", f"{remedy} ({error}); number both from 0, below the sizes of the model")
+        except limits.OverLimit as error:
+            self._fail(error.code, str(error))
         except (MemoryError, RuntimeError) as error:
             explained = machine.explain(error, self._device, self._order["memory_bytes"])
             if explained is None:
                 raise
             self._fail(*explained)
+        except (OSError, SafetensorError) as error:
+            if "File too large" not in str(error):
+                raise
+            left = sum(path.lstat().st_size for path in self.outputs.iterdir())
+            over = limits.file_too_large(left, self._order["file_bytes"])
+            self._fail(over.code, str(over))
 
     def _prune(self) -> None:
         order = self._order
@@ -199,7 +209,10 @@ class Runner:
         self._say(Failed(code=code, message=printable(message)[:20_000]))
 
     def _say(self, message: Message) -> None:
-        self._pipe.write(message.model_dump_json().encode() + b"\n")
+        line = message.model_dump_json().encode() + b"\n"
+        if len(line) > MAX_LINE_BYTES:
+            raise limits.message_too_long(len(line))
+        self._pipe.write(line)
         self._pipe.flush()
 
     def _stop(self, _number: int, _frame: FrameType | None) -> None:

@@ -30,7 +30,8 @@ from worker.children import Child, Children, Exited
 from worker.devices import NoDevice
 from worker.folder import BadFile, Folder
 from worker.lease import Lease
-from worker.messages import AnyMessage, BadMessage, Progress, Started
+from worker.limits import OverLimit, allocation_failed, folder_full
+from worker.messages import AnyMessage, BadMessage, Failed, Progress, Started, printable
 from worker.slots import Slot, Slots
 
 log = logging.getLogger(__name__)
@@ -155,13 +156,16 @@ class Supervisor:
     def _attend(self, attempt: JobAttempt | IntakeAttempt, child: Child, slot: Slot) -> bool:
         """See one attempt through; whether its row waits for a worker again. Raises Fenced."""
         try:
-            child.order(attempt.order() | self._terms(slot))
+            order = attempt.order() | self._terms(slot)
+            child.order(order)
             for message in self._listen(attempt.lease, attempt.folder, child):
                 if attempt.take(message):
                     return False
         except BlobsAway as error:
             attempt.postponed(str(error))
             return False  # nobody rings at once: the sweeper does, so that the store is not asked in a tight loop
+        except OverLimit as error:
+            return _refused(attempt, error)
         except (BadMessage, BadFile, Damaged) as error:
             return attempt.lost(f"{type(error).__name__}: {error}")
         except Fenced:
@@ -177,7 +181,10 @@ class Supervisor:
             attempt.postponed(child.last_words())
             self.draining.wait(PAUSE_SECONDS)
             return False
-        return attempt.lost(child.last_words())
+        words = child.last_words()
+        if over := allocation_failed(words, child.process.peak_bytes, order["memory_bytes"]):
+            return _refused(attempt, over)
+        return attempt.lost(words)
 
     def _terms(self, slot: Slot) -> dict[str, Any]:
         """What a child is told beside its work: on what, and under which walls."""
@@ -197,8 +204,8 @@ class Supervisor:
                 return
             message = child.next_message(TICK_SECONDS)
             lease.renew_if_due()
-            if folder.size_bytes() + child.unlinked_bytes() > folder.max_bytes:
-                raise BadFile(f"the training process left more than {folder.max_bytes} bytes in its folder")
+            if (used_bytes := folder.size_bytes() + child.unlinked_bytes()) > folder.max_bytes:
+                raise folder_full(used_bytes, folder.max_bytes)
             if lease.ordered_to_stop or self.draining.is_set():
                 if stop_by is None:
                     child.ask_to_stop()
@@ -211,7 +218,7 @@ class Supervisor:
                     continue
                 case Exited():
                     return
-                case BadMessage():
+                case BadMessage() | OverLimit():
                     raise message
                 case Progress():
                     lease.report_progress(message.model_dump(exclude={"type"}))
@@ -222,6 +229,12 @@ class Supervisor:
         self.children.close()
         self.bell.close()
         self.database.close()
+
+
+def _refused(attempt: JobAttempt | IntakeAttempt, over: OverLimit) -> bool:
+    """As if the child had said so itself."""
+    attempt.take(Failed(code=over.code, message=printable(str(over))))
+    return False
 
 
 def _age_seconds(folder: Path) -> float:

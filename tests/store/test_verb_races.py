@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import pytest
 from promised import HELD, PROMISED
@@ -114,7 +115,8 @@ def answer(status: str, name: str) -> str | None:
     """What whoever comes at this status is told; None where that does not matter."""
     unchanged = {"cancel": ("canceling", "canceled"), "pause": ("pausing", "paused"), "resume": ("queued", "running")}
     is_over = JobStatus(status).is_terminal
-    if name == "retry" and not is_over or name in VERBS and after(status, name) == status not in unchanged[name]:
+    impossible = not is_over if name == "retry" else after(status, name) == status
+    if impossible and status not in unchanged.get(name, ()) and name in (*VERBS, "retry"):
         allowed = [verb for verb in VERBS if verb in PROMISED[status]] + ["retry"] * is_over
         return f"refused: {', '.join(allowed)}"
     if name in ("complete", "fail", "stop"):
@@ -153,7 +155,7 @@ def check(database: Database, job_id: str, status: str, num_retries: int) -> Non
     assert [event.sequence for event in events] == list(range(1, job.num_events + 1))
     changes = [event.type.removeprefix("job.") for event in events]
     assert changes[-1] == status
-    assert all(a != b for a, b in zip(changes, changes[1:], strict=False)), "nothing happened twice"
+    assert all(a != b for a, b in pairwise(changes)), "nothing happened twice"
     assert sum(JobStatus(change).is_terminal for change in changes) == JobStatus(status).is_terminal
     assert (job.lease_until is not None) == (status in HELD)
     assert [attempt.ended_at is None for attempt in attempts] == [status in HELD] * len(attempts)
