@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ SPEC = {"architecture": "lenet_300_100", "input_shape": [1, 8, 8], "num_classes"
 
 
 def rows_of_the_first_schema(blobs: BlobStore, folder: Path, pool: str) -> dict[str, list[dict[str, Any]]]:
-    """In the order in which they refer to each other. By name, as that schema has them: never by the tables of today."""
+    """In the order in which they refer to each other. By name, as that schema has them."""
     at, network = time.time() - 1000, build(**SPEC)
     write_state(folder / "model", network.state_dict())
     (folder / "dataset").write_bytes(digits_npz())
@@ -73,7 +72,7 @@ def rows_of_the_first_schema(blobs: BlobStore, folder: Path, pool: str) -> dict[
             {**job, "id": "job_waiting"},
         ],
         "attempts": [
-            {"job_id": "job_ended", "number": 1, "worker": "w", "started_at": at, "ended_at": at, "reason": "completed"},
+            {"job_id": "job_ended", "number": 1, "worker": "w", "started_at": at, "ended_at": at, "reason": "x"},
             {"job_id": "job_silent", "number": 1, "worker": "w", "started_at": at},
         ],
         "rounds": [
@@ -125,26 +124,25 @@ def test_jobs_that_waited_run_after_an_upgrade_and_results_stay(
         done = subprocess.run([sys.executable, "-m", "migrations"], env=environment, capture_output=True, text=True)
         assert (done.returncode, done.stdout) == (0, ""), "and no other key is made"
 
-        database = Database(url)
-        found = inspect(database.engine)
-        assert {name for name in rows if name in found.get_table_names()} == rows.keys()
-        with database.reading() as session:
-            assert session.get_one(Job, "job_ended").conclusion == "passed"
-            assert session.get_one(Job, "job_waiting").options == {"metadata": {"sha": "1a2b"}}
-            [round_] = jobs.stored_rounds(session, "job_ended")
-            assert json.dumps(round_.report) == json.dumps(rows["rounds"][0]["report"])
-            artifact = session.get_one(Artifact, "art_1")
-        assert len(b"".join(blobs.read(artifact.blob_digest))) == artifact.size_bytes
+        with closing(Database(url)) as database:
+            found = inspect(database.engine)
+            assert {name for name in rows if name in found.get_table_names()} == rows.keys()
+            with database.reading() as session:
+                assert session.get_one(Job, "job_ended").conclusion == "passed"
+                assert session.get_one(Job, "job_waiting").options == {"metadata": {"sha": "1a2b"}}
+                [round_] = jobs.stored_rounds(session, "job_ended")
+                assert round_.report == rows["rounds"][0]["report"]
+                artifact = session.get_one(Artifact, "art_1")
+            assert len(b"".join(blobs.read(artifact.blob_digest))) == artifact.size_bytes
 
-        fleet = Fleet(settings.model_copy(update={"database_url": url}), database, blobs, "prj_1")
-        try:
-            fleet.start("worker")
-            fleet.start("sweeper")
-            for job_id in ("job_waiting", "job_silent"):
-                with database.reading() as session:
-                    ended = fleet.finished(session.get_one(Job, job_id))
-                assert (ended.status, ended.conclusion, ended.last_position) == ("succeeded", "passed", 1)
-            assert fleet.digests(ended)[2:] != []
-        finally:
-            fleet.stop()
-            database.close()
+            fleet = Fleet(settings.model_copy(update={"database_url": url}), database, blobs, "prj_1")
+            try:
+                fleet.start("worker")
+                fleet.start("sweeper")
+                for job_id in ("job_waiting", "job_silent"):
+                    with database.reading() as session:
+                        ended = fleet.finished(session.get_one(Job, job_id))
+                    assert (ended.status, ended.conclusion, ended.last_position) == ("succeeded", "passed", 1)
+                assert fleet.digests(ended)[2:] != []
+            finally:
+                fleet.stop()
