@@ -9,6 +9,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from alembic.util import CommandError
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -44,7 +45,7 @@ def restore(settings: Settings, backup: Path) -> None:
             partials = target.parent.glob(f"{target.name}.partial*")
             for path in (target, *partials, settings.blob_dir, *settings.data_dir.iterdir()):
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-            if isinstance(error, (OSError, SQLAlchemyError)):
+            if isinstance(error, (OSError, SQLAlchemyError, CommandError)):  # the last: of a schema not known here
                 raise BackupError(f"{type(error).__name__}: {error}") from error
             raise
 

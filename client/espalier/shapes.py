@@ -20,6 +20,7 @@ class Problem(TypedDict):
     errors: NotRequired[list[dict[str, Any]]]
     request_id: NotRequired[str]
     retryable: NotRequired[bool]
+    allowed: NotRequired[list[str]]
 
 
 class Failure(TypedDict):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import stat
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +85,8 @@ def test_what_is_restored_is_what_was_there(
     made = back_up(settings, tmp_path / "backup")
     assert (made["num_blobs"], made["blob_bytes"]) == (2, len(b"given" + b"artifact"))
     assert stat.S_IMODE((tmp_path / "backup").stat().st_mode) == 0o700
+    names = {path.name for path in (tmp_path / "backup").iterdir()}
+    assert names == {"espalier.db", "blobs", "secret_key", "backup.json"}
     assert stat.S_IMODE((tmp_path / "backup" / "secret_key").stat().st_mode) == 0o600
     with kept.database.reading() as session:
         touched = {blob.digest for blob in session.scalars(select(Blob).where(Blob.touched_at > 1))}
@@ -165,7 +169,12 @@ def damage_database(folder: Path, kept: Kept) -> None:
         file.write(os.urandom(4096))
 
 
-@pytest.mark.parametrize("damage", [damage_blob, lose_blob, damage_database])
+def be_newer(folder: Path, kept: Kept) -> None:
+    with closing(sqlite3.connect(folder / "espalier.db")) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+
+
+@pytest.mark.parametrize("damage", [damage_blob, lose_blob, damage_database, be_newer])
 def test_of_a_damaged_backup_nothing_is_restored(
     settings: Settings, elsewhere: Settings, kept: Kept, tmp_path: Path, damage: Callable[[Path, Kept], None]
 ) -> None:
