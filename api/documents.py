@@ -90,6 +90,7 @@ class JobDocument(BaseModel):
     status: Literal["queued", "running", "pausing", "paused", "canceling", "succeeded", "failed", "canceled"]
     done: bool = Field(description="the status is final")
     conclusion: Literal["passed", "gate_failed", "error", "canceled", "timed_out"] | None
+    retried_from: str | None = Field(description="the job that this one does again")
     model: str
     dataset: str
     recipe: Json = Field(description="in full: what was left out is filled in")

@@ -28,6 +28,7 @@ def _document(job: Job, around: Surroundings) -> JobDocument:
         status=job.status,
         done=JobStatus(job.status).is_terminal,
         conclusion=job.conclusion,
+        retried_from=job.retried_from,
         model=job.model_id,
         dataset=job.dataset_id,
         recipe=job.recipe,

@@ -200,6 +200,7 @@ class Job(Leased, Base):
         Index(None, "sweep_at"),
         Index(None, "model_id"),
         Index(None, "dataset_id"),
+        Index(None, "retried_from"),
     )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
@@ -226,6 +227,7 @@ class Job(Leased, Base):
     """How long its artifacts stay after its end; null: for ever."""
     traceparent: Mapped[str | None] = mapped_column(String(60), default=None)
     """W3C Trace Context of the request that made the job; its attempts are spans of that trace."""
+    retried_from: Mapped[str | None] = mapped_column(ForeignKey("jobs.id", ondelete="SET NULL"), default=None)
 
     status: Mapped[str] = mapped_column(String(20))
     conclusion: Mapped[str | None] = mapped_column(String(20), default=None)

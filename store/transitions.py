@@ -71,11 +71,14 @@ UNCHANGED: dict[Trigger, frozenset[JobStatus]] = {
 }
 """Where a user's verb has already had its effect: repeating it is safe."""
 
+RETRY = "retry"
+"""A verb for jobs that have ended. No trigger: it changes no status, it makes another job (`store.retries`)."""
+
 
 class InvalidTransition(Exception):
-    def __init__(self, status: JobStatus, verb: Trigger) -> None:
+    def __init__(self, status: JobStatus, verb: str) -> None:
         self.status, self.verb = status, verb
-        self.allowed = [t.value for t in UNCHANGED if status in TRANSITIONS[t]]
+        self.allowed = [t.value for t in UNCHANGED if status in TRANSITIONS[t]] + [RETRY] * status.is_terminal
         super().__init__(f"a job that is {status} cannot {verb}")
 
 

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 
 from pruning.checkpoints import Checkpoint, Misfit
 from pruning.data import Dataset
@@ -40,9 +41,10 @@ from pruning.reports import round_report
 from pruning.schedules import RecipeRefused
 from pruning.selection import Gate, RoundRecord, select_round
 from pruning.training import Diverged
-from worker import machine, sandbox
+from worker import limits, machine, sandbox
 from worker.exports import FILES, Exports
 from worker.messages import (
+    MAX_LINE_BYTES,
     Exported,
     ExportKind,
     Failed,
@@ -105,11 +107,19 @@ class Runner:
                 "its inputs hold a number that the model has no embedding for, or its labels one it has no output for"
             )
             self._fail("dataset_mismatch", f"{remedy} ({error}); number both from 0, below the sizes of the model")
+        except limits.OverLimit as error:
+            self._fail(error.code, str(error))
         except (MemoryError, RuntimeError) as error:
             explained = machine.explain(error, self._device, self._order["memory_bytes"])
             if explained is None:
                 raise
             self._fail(*explained)
+        except (OSError, SafetensorError) as error:
+            if "File too large" not in str(error):
+                raise
+            left = sum(path.lstat().st_size for path in self.outputs.iterdir())
+            over = limits.file_too_large(left, self._order["file_bytes"])
+            self._fail(over.code, str(over))
 
     def _prune(self) -> None:
         order = self._order
@@ -246,7 +256,10 @@ class Runner:
         self._say(Failed(code=code, message=printable(message)[:20_000]))
 
     def _say(self, message: Message) -> None:
-        self._pipe.write(message.model_dump_json().encode() + b"\n")
+        line = message.model_dump_json().encode() + b"\n"
+        if len(line) > MAX_LINE_BYTES:
+            raise limits.message_too_long(len(line))
+        self._pipe.write(line)
         self._pipe.flush()
 
     def _stop(self, number: int, _frame: FrameType | None) -> None:

@@ -34,7 +34,17 @@ from worker.children import Child, Children, Exited
 from worker.devices import NoDevice
 from worker.folder import BadFile, Folder
 from worker.lease import Lease
-from worker.messages import AnyMessage, BadMessage, Checkpointed, Failed, NotExported, Progress, Started
+from worker.limits import OverLimit, allocation_failed, folder_full
+from worker.messages import (
+    AnyMessage,
+    BadMessage,
+    Checkpointed,
+    Failed,
+    NotExported,
+    Progress,
+    Started,
+    printable,
+)
 from worker.presence import Presence
 from worker.slots import Slot, Slots
 from worker.spans import attempt_span
@@ -208,7 +218,8 @@ class Supervisor:
     def _attend(self, attempt: JobAttempt | IntakeAttempt, child: Child, slot: Slot) -> bool:
         """See one attempt through; whether its row waits for a worker again. Raises Fenced."""
         try:
-            child.order(attempt.order() | self._terms(slot))
+            order = attempt.order() | self._terms(slot)
+            child.order(order)
             for message in self._listen(attempt.lease, attempt.folder, child):
                 if isinstance(message, Failed | NotExported) and self._is_starved(attempt.folder):
                     raise Full("the worker's disk is full, which may be why the training process failed")
@@ -222,6 +233,8 @@ class Supervisor:
         except BlobsAway as error:
             attempt.postponed(str(error))
             return False  # nobody rings at once: the sweeper does, so that the store is not asked in a tight loop
+        except OverLimit as error:
+            return self._refused(attempt, error)
         except (BadMessage, BadFile, Damaged) as error:
             return self._lost(attempt, f"{type(error).__name__}: {error}")
         except Fenced:
@@ -237,7 +250,18 @@ class Supervisor:
             attempt.postponed(child.last_words())
             self.draining.wait(PAUSE_SECONDS)
             return False
-        return self._lost(attempt, child.last_words())
+        words = child.last_words()
+        if over := allocation_failed(words, child.process.peak_bytes, order["memory_bytes"]):
+            return self._refused(attempt, over)
+        return self._lost(attempt, words)
+
+    def _refused(self, attempt: JobAttempt | IntakeAttempt, over: OverLimit) -> bool:
+        """As if the child had said so itself."""
+        if self._is_starved(attempt.folder):
+            attempt.postponed(f"the worker's disk is full; {over}")
+        else:
+            attempt.take(Failed(code=over.code, message=printable(str(over))))
+        return False
 
     def _lost(self, attempt: JobAttempt | IntakeAttempt, reason: str) -> bool:
         """A failure of the attempt's, unless it had no room to succeed; whether its row is to be rung for."""
@@ -264,8 +288,8 @@ class Supervisor:
                 return
             message = child.next_message(TICK_SECONDS)
             lease.renew_if_due()
-            if folder.size_bytes() + child.unlinked_bytes() > folder.max_bytes:
-                raise BadFile(f"the training process left more than {folder.max_bytes} bytes in its folder")
+            if (used_bytes := folder.size_bytes() + child.unlinked_bytes()) > folder.max_bytes:
+                raise folder_full(used_bytes, folder.max_bytes)
             if lease.is_to_end:
                 is_wanted = lease.status != JobStatus.CANCELING
                 if stop_by is None or (saves and not is_wanted):  # a cancel may follow a pause
@@ -282,7 +306,7 @@ class Supervisor:
                     continue
                 case Exited():
                     return
-                case BadMessage():
+                case BadMessage() | OverLimit():
                     raise message
                 case Progress():
                     lease.report_progress(message.model_dump(exclude={"type"}))
@@ -300,7 +324,7 @@ class Supervisor:
 def _taken_bytes(folder: Folder) -> int:
     try:
         return folder.size_bytes()
-    except BadFile:
+    except OverLimit:
         return folder.max_bytes
 
 

@@ -1,4 +1,4 @@
-"""Jobs: made, listed, read, canceled, paused, resumed; and what happened to them."""
+"""Jobs: made, listed, read, canceled, paused, resumed, retried; and what happened to them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from api.pages import After, Limit, Page, RowId, found, missing
 from api.problems import EVERYWHERE, Problem, documented
 from api.schemas import REDUCED, JobRequest, Reference
 from api.services import Here, Services
-from store import jobs, listing, retention, traces
+from store import jobs, listing, retention, retries, traces
 from store.settings import Settings
 from store.tables import Job, JobStatus, Model
 from store.transitions import InvalidTransition, Trigger
@@ -194,6 +194,32 @@ def _order(services: Services, project_id: str, job_id: str, verb: Trigger) -> J
         raise Problem("invalid_transition", str(error), allowed=error.allowed) from error
     if job.status == JobStatus.QUEUED:
         services.bell.ring(job.pool)
+    return document
+
+
+@router.post(
+    "/jobs/{job_id}/retry",
+    status_code=201,
+    response_model=JobDocument,
+    responses=documented(*EVERYWHERE, "not_found", "invalid_transition")
+    | {200: {"model": JobDocument, "description": "the retry that was made before, which has not ended"}},
+)
+def retry_job(response: Response, services: Here, project_id: ProjectId, job_id: RowId) -> JobDocument:
+    """A new job with all that the ended one was asked for, from its start. Safe to repeat: a retry that has not ended
+    is answered again (200)."""
+    try:
+        with services.database.transaction() as session:
+            made = retries.retry(session, project_id, job_id)
+            if made is None:
+                raise missing(job_id)
+            job, is_new = made
+            [document] = job_documents(session, [job])
+    except InvalidTransition as error:
+        raise Problem("invalid_transition", str(error), allowed=error.allowed) from error
+    if job.status == JobStatus.QUEUED:
+        services.bell.ring(job.pool)
+    response.status_code = 201 if is_new else 200
+    response.headers["Location"] = f"/v1/jobs/{document.id}"
     return document
 
 

@@ -143,6 +143,12 @@ class Client:
         already."""
         self._delete("jobs", job_id)
 
+    def retry(self, job_id: str) -> Job:
+        """A new job with all that an ended one was asked for. Safe to repeat: while its retry has not ended, that one
+        is answered again."""
+        job: Job = self._transport.patiently(lambda: self._transport.send("POST", _path("jobs", job_id, "retry")))
+        return job
+
     def rounds(self, job_id: str) -> list[Round]:
         """What is stored so far, in order; the unnumbered final entry last, where the recipe makes one."""
         return list(self._pages(_path("jobs", job_id, "rounds")))

@@ -20,6 +20,7 @@ class Problem(TypedDict):
     errors: NotRequired[list[dict[str, Any]]]
     request_id: NotRequired[str]
     retryable: NotRequired[bool]
+    allowed: NotRequired[list[str]]
 
 
 class Failure(TypedDict):
@@ -65,6 +66,7 @@ class Job(TypedDict):
     status: Literal["queued", "running", "pausing", "paused", "canceling", "succeeded", "failed", "canceled"]
     done: bool
     conclusion: Literal["passed", "gate_failed", "error", "canceled", "timed_out"] | None
+    retried_from: str | None
     model: str
     dataset: str
     recipe: dict[str, Any]

@@ -84,6 +84,7 @@ def test_three_lines_make_a_job_and_the_rest_is_filled_in(client: TestClient, bo
         "status": "queued",
         "done": False,
         "conclusion": None,
+        "retried_from": None,
         "model": body["model"],
         "dataset": body["dataset"],
         "recipe": RECIPE,

@@ -53,6 +53,18 @@ def test_pages_are_asked_for_as_they_are_needed(client: Client, worker: Any, sub
     assert [job["id"] for job in listed] == [second], "the second page shows what is so by then"
 
 
+def test_what_has_ended_is_retried(client: Client, submit: Submit) -> None:
+    job = submit(metadata={"sha": "1a2b"})
+    with pytest.raises(ApiError) as refused:
+        client.retry(job["id"])
+    assert (refused.value.status, refused.value.problem["allowed"]) == (409, ["cancel", "pause"])
+    client.cancel(job["id"])
+    retry = client.retry(job["id"])
+    assert (retry["retried_from"], retry["status"], retry["metadata"]) == (job["id"], "queued", {"sha": "1a2b"})
+    assert client.retry(job["id"]) == retry
+    client.cancel(retry["id"])
+
+
 def test_cancel_is_safe_to_repeat(client: Client, submit: Submit) -> None:
     job = submit()
     for _ in range(2):
