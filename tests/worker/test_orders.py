@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 from fleet import SMALL, Fleet
-from processes import descendants_of, is_alive
 from sqlalchemy import select
 
+from chaos.processes import descendants_of, is_alive
 from store import jobs
 from store.tables import Attempt
 from store.transitions import Trigger
