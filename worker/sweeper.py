@@ -54,6 +54,8 @@ def main() -> None:
             (settings.data_dir / SWEPT).touch()
         except AWAY as error:
             log.warning("the database is away: %s", error)
+        except OSError as error:  # the next sweep still expires leases, whatever is wrong with a disk
+            log.warning("the blob folder is away: %s", error)
     bell.close()
     database.close()
 
