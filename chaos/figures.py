@@ -74,15 +74,14 @@ def count(
     evidence: Evidence, load: Load, struck: Counter[str], missed: Counter[str], checks: dict[str, list[str]]
 ) -> Figures:
     with evidence.database.reading() as session:
-        by_status = session.execute(select(Job.status, func.count()).group_by(Job.status))
-        jobs = {status: number for status, number in by_status}
+        jobs = Counter(session.scalars(select(Job.status)))
         reasons = list(session.scalars(select(Attempt.reason)))
         rounds = session.scalar(select(func.count()).select_from(Round)) or 0
         posts = Counter(o.get("metadata", {}).get("post") for o in session.scalars(select(Job.options)))
     return Figures(
         dict(struck),
         dict(missed),
-        jobs,
+        dict(jobs),
         attempts=len(reasons),
         rounds=rounds,
         lease_losses=reasons.count(sweeps.LOST),
