@@ -18,7 +18,9 @@ from chaos.recipes import RECIPES, digits_npz
 
 PATIENCE_SECONDS = 120.0
 PAUSE_SECONDS = 0.5
-UPLOAD_EVERY = 12
+ANSWER_SECONDS = 3.0
+"""Users are impatient: a service that is stopped for longer finishes what they have given up, and will send again."""
+UPLOAD_EVERY = 6
 """Posts between two uploads."""
 CUT_BYTES = 4 << 20
 LIVE = ("queued", "running", "pausing", "paused", "canceling")
@@ -29,11 +31,11 @@ class Load:
 
     def __init__(self, url: str, api_key: str, seed: int, num_live: int) -> None:
         self._url, self._headers = url, {"Authorization": f"Bearer {api_key}"}
-        self._http = httpx.Client(base_url=url, headers=self._headers, timeout=httpx.Timeout(10, connect=2))
+        self._http = httpx.Client(base_url=url, headers=self._headers, timeout=ANSWER_SECONDS)
         self._num_live = num_live
         self._models: dict[str, str] = {}
         self._dataset = ""
-        self._chance = random.Random(seed)  # noqa: S311 - to be repeated, not to be secret
+        self._chance = random.Random(seed)
         self.over = threading.Event()
         self._thread = threading.Thread(target=self._post_on, name="load", daemon=True)
         self.posted: dict[str, str] = {}
@@ -83,8 +85,8 @@ class Load:
                 self._upload(number)
             while not self.over.is_set():
                 live = self._try_live()
-                if live is not None and len(live) < self._num_live:
-                    break
+                if live is None or len(live) < self._num_live:
+                    break  # where nobody answers, too: that is when a post can be lost
                 self.over.wait(PAUSE_SECONDS)
             if self.over.is_set():
                 return
@@ -119,12 +121,12 @@ class Load:
             try:
                 response = self._http.request(method, path, **request)
             except httpx.TransportError:
-                self.figures["requests without an answer"] += 1
+                self.figures["no answer"] += 1
             else:
                 if response.is_success:
                     answer: dict[str, Any] = response.json()
                     return answer
-                self.figures[f"answers {response.status_code}"] += 1
+                self.figures[_told(response)] += 1
                 if response.status_code < 500 and response.status_code not in (408, 429):
                     self.errors.append(f"{method} {path}: {response.status_code} {response.text[:300]}")
                     return None
@@ -188,3 +190,10 @@ class Load:
         except OSError:
             return False
         return True
+
+
+def _told(response: httpx.Response) -> str:
+    try:
+        return f"{response.status_code} {response.json().get('code', '')}".strip()
+    except ValueError:
+        return str(response.status_code)

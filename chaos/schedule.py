@@ -25,7 +25,7 @@ class Planned:
 def schedule(seed: int, kinds: Sequence[str], pace: float = 1.0) -> Iterator[Planned]:
     """Without end. Deck by deck, each of every kind in an order of its own: none is left out by chance. `pace`
     stretches the gaps."""
-    chance = random.Random(seed)  # noqa: S311 - to be repeated, not to be secret
+    chance = random.Random(seed)
     while True:
         deck = list(kinds)
         chance.shuffle(deck)
