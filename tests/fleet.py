@@ -11,17 +11,15 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from espalier import export_model
-from processes import descendants_of
-from sklearn.datasets import load_digits
 from sqlalchemy import select
 from torch import Tensor, nn
 
+from chaos.processes import descendants_of
+from chaos.recipes import digits_npz
 from embedded.serve import COMMANDS
 from pruning.formats.architectures import build
 from pruning.formats.datasets import describe, read_dataset
@@ -41,23 +39,6 @@ SMALL = {
     "stop": {"rounds": 3},
     "training": {"steps": 150, "evaluate_every_steps": 50, "preprocessing": {"scale": 0.0625}},
 }
-
-
-def digits_npz(num_examples: int = 1000) -> bytes:
-    """The digits of scikit-learn, uint8 0..16, as named splits."""
-    digits = load_digits()
-    images, targets = digits.images.astype("uint8")[:, None], digits.target
-    file = BytesIO()
-    np.savez(
-        file,
-        **{
-            "train.inputs": images[:num_examples],
-            "train.targets": targets[:num_examples],
-            "validation.inputs": images[1000:1400],
-            "validation.targets": targets[1000:1400],
-        },
-    )
-    return file.getvalue()
 
 
 @dataclass

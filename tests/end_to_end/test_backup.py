@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 from espalier import Client, Job
-from processes import descendants_of, is_alive
+
+from chaos.processes import descendants_of, is_alive
 
 KEY = "esp_a-key-for-the-test-of-backups"
 RECIPE: dict[str, Any] = {

@@ -11,10 +11,10 @@ import time
 import pytest
 import torch
 from fleet import SMALL, Fleet
-from processes import children_of, descendants_of, is_alive
 from sqlalchemy import select, update
 from torch import Tensor, nn
 
+from chaos.processes import children_of, descendants_of, is_alive
 from store import jobs
 from store.tables import Artifact, Attempt, Checkpoint
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from processes import children_of, descendants_of, is_alive
 
+from chaos.processes import children_of, descendants_of, is_alive
 from worker import forked
 from worker.children import Child, Children, Exited
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 from fleet import SMALL, Fleet
-from processes import descendants_of, is_alive
 from sqlalchemy import func, select
 
+from chaos.processes import descendants_of, is_alive
 from store import checkpoints, counters, jobs, workers
 from store.tables import Attempt, Job, Round, Worker
 from store.transitions import Trigger

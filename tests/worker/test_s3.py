@@ -14,9 +14,9 @@ import obstore
 import pytest
 from fleet import SMALL, Fleet
 from obstore.store import S3Store
-from processes import descendants_of
 from s3 import S3Server, running_s3
 
+from chaos.processes import descendants_of
 from store import jobs
 from store.blobs import BlobStore, open_blobs
 from store.settings import Settings

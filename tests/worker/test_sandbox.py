@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 import trainee
 from fleet import SMALL, Fleet
-from processes import descendants_of
 
+from chaos.processes import descendants_of
 from worker import landlock, sandbox, seccomp
 from worker.children import ENVIRONMENT
 from worker.folder import Folder
