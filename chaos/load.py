@@ -127,7 +127,7 @@ class Load:
                     answer: dict[str, Any] = response.json()
                     return answer
                 self.figures[_told(response)] += 1
-                if response.status_code < 500 and response.status_code not in (408, 429):
+                if response.status_code <= 500 and response.status_code not in (408, 429):
                     self.errors.append(f"{method} {path}: {response.status_code} {response.text[:300]}")
                     return None
             time.sleep(PAUSE_SECONDS)

@@ -13,11 +13,12 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from store.blobs import CHUNK_BYTES, NAME, BlobStore, Damaged, StoredBlob
-from store.room import free_bytes, needing_room
+from store.room import BlobsAway, free_bytes, is_full, needing_room
 
 OWNER = "owner"
 
@@ -94,27 +95,40 @@ class DiskBlobs(BlobStore):
         return os.access(self._incoming, os.W_OK | os.X_OK)
 
     def begin(self) -> BinaryIO:
-        with needing_room():
+        with needing_room(), _there():
             return (self._incoming / os.urandom(16).hex()).open("xb")
 
     def keep(self, file: BinaryIO, name: str) -> None:
-        os.fchmod(file.fileno(), 0o444)
-        os.utime(file.fileno())  # its age counts from here, however slowly it came
-        os.fsync(file.fileno())
-        final = self.path(name)
-        if not final.parent.exists():
-            final.parent.mkdir(exist_ok=True)
-            _sync_folder(self.root)
-        Path(file.name).rename(final)
-        _sync_folder(final.parent)
+        with _there():
+            os.fchmod(file.fileno(), 0o444)
+            os.utime(file.fileno())  # its age counts from here, however slowly it came
+            os.fsync(file.fileno())
+            final = self.path(name)
+            if not final.parent.exists():
+                final.parent.mkdir(exist_ok=True)
+                _sync_folder(self.root)
+            Path(file.name).rename(final)
+            _sync_folder(final.parent)
 
     def drop(self, file: BinaryIO) -> None:
         with contextlib.suppress(OSError):  # where no room is left, what is still to be flushed fails once more
             file.close()
-        Path(file.name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # gone already, or the folder is away: `clear_incoming` finds it later
+            Path(file.name).unlink()
 
     def path(self, name: str) -> Path:
         return self.root / name[:2] / name
+
+
+@contextmanager
+def _there() -> Iterator[None]:
+    """A folder that is not mounted, or takes no writes, as BlobsAway."""
+    try:
+        yield
+    except OSError as error:
+        if is_full(error):
+            raise
+        raise BlobsAway(f"the blob folder is away: {error.strerror}") from error
 
 
 def _sync_folder(folder: Path) -> None:

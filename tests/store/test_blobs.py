@@ -216,6 +216,23 @@ def test_a_bucket_that_is_not_there_is_no_lost_object(s3: S3Server, tmp_path: Pa
             attempt()
 
 
+def test_a_folder_that_is_away_is_waited_for(tmp_path: Path) -> None:
+    blobs = open_blobs(Settings(data_dir=tmp_path))
+    incoming, shard = tmp_path / "blobs" / "incoming", tmp_path / "blobs" / hashlib.sha256(b"abc").hexdigest()[:2]
+    for place in (incoming, shard):
+        moved = place.with_name("moved")
+        if place.exists():
+            place.rename(moved)
+        place.touch()
+        with pytest.raises(BlobsAway, match="the blob folder is away"):
+            blobs.put([b"abc"], 3)
+        place.unlink()
+        if moved.exists():
+            moved.rename(place)
+    assert list(incoming.iterdir()) == []
+    assert b"".join(blobs.read(blobs.put([b"abc"], 3))) == b"abc"
+
+
 def test_where_blobs_lie_is_a_setting(tmp_path: Path) -> None:
     assert Settings(data_dir=tmp_path).blob_dir == tmp_path / "blobs"
     assert Settings(blob_url=f"file://{tmp_path}/a%20b").blob_dir == tmp_path / "a b"

@@ -26,5 +26,5 @@ def test_a_sweeper_goes_on_without_a_blob_folder(fleet: Fleet) -> None:
     incoming = fleet.settings.blob_dir / "incoming"
     incoming.rmdir()
     incoming.touch()
-    fleet.wait(lambda: fleet.log("sweeper"), lambda log: log.count("the blob folder is away") > 1)
+    fleet.wait(lambda: fleet.log("sweeper"), lambda log: log.count("Not a directory") > 1)
     assert sweeper.poll() is None
