@@ -56,6 +56,17 @@ STUDIES: dict[str, dict[str, Any]] = {
         "between_rounds": {"weights": "continue", "learning_rate": "continue", "optimizer_state": "keep"},
         "training": {"steps": 11, "optimizer": {"name": "sgd", "lr": 0.05, "momentum": 0.9}, "augmentation": CROPPED},
     },
+    "ended by patience": {
+        "strategy": "lottery_ticket_reset",
+        "schedule": {"fraction": 0.5},
+        "stop": {"rounds": 2},
+        "training": {
+            "steps": 30,
+            "optimizer": {"name": "sgd", "lr": 4.0},
+            "evaluate_every_steps": 2,
+            "early_stopping": {"patience": 3},
+        },
+    },
     "all that is carried": {
         "strategy": "lottery_ticket_reset",
         "schedule": {"fraction": 0.5},
@@ -164,6 +175,8 @@ def test_stopped_at_any_moments_ends_with_the_same_bits(study: dict[str, Any], s
         stops += len(stopped.steps)
         assert [result(r) for r in stopped.rounds] == [result(r) for r in whole.rounds]
         assert stopped.steps == sorted(stopped.steps, key=lambda s: (s[0], s[2])), "work only adds up"
+    if study is STUDIES["ended by patience"]:
+        assert all(6 < round_.steps < 30 for round_ in whole.rounds), [round_.steps for round_ in whole.rounds]
     if study.get("controls"):
         assert {control for _, control, _ in stopped.steps} == {None, *CONTROLS}
 
