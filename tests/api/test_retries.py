@@ -25,6 +25,7 @@ ASKED: dict[str, Any] = {
     "queue_timeout_seconds": 60,
     "deadline_seconds": 3600,
     "max_failures": 5,
+    "expires_in_seconds": 3600,
     "keep_rounds": "all",
     "artifacts": ["model", "sparse"],
     "cache": "off",
