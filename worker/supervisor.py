@@ -23,7 +23,7 @@ from store.database import Database
 from store.leases import Fenced
 from store.logs import bound
 from store.queue import INTAKE, Bell
-from store.room import free_bytes, is_full
+from store.room import is_full
 from store.settings import Settings
 from store.tables import Dataset, Job, JobStatus, Model
 from store.version import VERSION
@@ -46,6 +46,7 @@ from worker.messages import (
     printable,
 )
 from worker.presence import Presence
+from worker.room import Room
 from worker.slots import Slot, Slots
 from worker.spans import attempt_span
 
@@ -77,14 +78,13 @@ class Supervisor:
     def __init__(self, settings: Settings, slots: Sequence[Slot]) -> None:
         if settings.sandbox == "on":
             sandbox.check(settings.data_dir, settings.blob_dir)
-        settings.work_dir.mkdir(parents=True, exist_ok=True)
         self.settings = settings
         self.database = Database(settings.database)
         self.blobs = open_blobs(settings)
+        self.room = Room(self.blobs, settings)
         self.bell = Bell(settings.broker_url)
         self.children = Children()
         self.draining = threading.Event()
-        self._has_room = True
         self._job_slots, self._intake_slots = Slots(slots), Slots([Slot()])
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self._presence: Presence | None = None
@@ -146,7 +146,7 @@ class Supervisor:
 
     def _serve(self, queue: str, slot: Slot) -> bool:
         """Take the best piece of waiting work and stay with it until it ends; False where there is none to take."""
-        if self.draining.is_set() or not self._looks_for_room():
+        if self.draining.is_set() or not self.room.is_there():
             return False
         row: Job | Model | Dataset | None
         with self.database.transaction() as session:
@@ -183,26 +183,6 @@ class Supervisor:
             self.bell.ring(queue)  # another worker's turn, perhaps: this one may be draining
         return True
 
-    def _looks_for_room(self) -> bool:
-        """Whether the disk can take an attempt and its results: one that cannot be stored would be computed again and
-        again. What waits, waits; the sweeper rings."""
-        has_room = self._free_bytes() >= self.settings.min_free_bytes
-        if has_room != self._has_room:
-            log.warning("the disk is full: no work is taken" if not has_room else "the disk has room again")
-        self._has_room = has_room
-        return has_room
-
-    def _free_bytes(self) -> int:
-        return min(self.blobs.free_bytes(), free_bytes(self.settings.work_dir))
-
-    def _is_starved(self, folder: Folder) -> bool:
-        """Whether this attempt finds no room that others have taken. Measured here, not believed of a child."""
-        return self._free_bytes() + _taken_bytes(folder) < self.settings.min_free_bytes
-
-    def _fills_the_disk(self, folder: Folder) -> bool:
-        """Whether it takes the room itself: then it would do so again, and must not be tried for ever."""
-        return self._free_bytes() < self.settings.min_free_bytes <= self._free_bytes() + _taken_bytes(folder)
-
     def _clear_work_dir(self) -> None:
         """Folders of attempts whose worker was killed; those that other workers of this machine hold stay."""
         for folder in self.settings.work_dir.glob("*-*"):
@@ -221,12 +201,12 @@ class Supervisor:
             order = attempt.order() | self._terms(slot)
             child.order(order)
             for message in self._listen(attempt.lease, attempt.folder, child):
-                if isinstance(message, Failed | NotExported) and self._is_starved(attempt.folder):
+                if isinstance(message, Failed | NotExported) and self.room.is_taken_by_others(attempt.folder):
                     raise Full("the worker's disk is full, which may be why the training process failed")
                 if attempt.take(message):
                     return False
         except Full as error:
-            if self._fills_the_disk(attempt.folder):
+            if self.room.is_taken_by(attempt.folder):
                 return attempt.lost(f"its own files fill the worker's disk: {error}")
             attempt.postponed(str(error))
             return False
@@ -257,7 +237,7 @@ class Supervisor:
 
     def _refused(self, attempt: JobAttempt | IntakeAttempt, over: OverLimit) -> bool:
         """As if the child had said so itself."""
-        if self._is_starved(attempt.folder):
+        if self.room.is_taken_by_others(attempt.folder):
             attempt.postponed(f"the worker's disk is full; {over}")
         else:
             attempt.take(Failed(code=over.code, message=printable(str(over))))
@@ -265,7 +245,7 @@ class Supervisor:
 
     def _lost(self, attempt: JobAttempt | IntakeAttempt, reason: str) -> bool:
         """A failure of the attempt's, unless it had no room to succeed; whether its row is to be rung for."""
-        if self._is_starved(attempt.folder):
+        if self.room.is_taken_by_others(attempt.folder):
             attempt.postponed(f"the worker's disk is full; {reason}")
             return False
         return attempt.lost(reason)
@@ -319,13 +299,6 @@ class Supervisor:
         self.children.close()
         self.bell.close()
         self.database.close()
-
-
-def _taken_bytes(folder: Folder) -> int:
-    try:
-        return folder.size_bytes()
-    except OverLimit:
-        return folder.max_bytes
 
 
 def _age_seconds(folder: Path) -> float:

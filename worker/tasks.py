@@ -49,7 +49,6 @@ def _keep_logging(**_kwargs: Any) -> None:
 def _open(**_kwargs: Any) -> None:
     global _supervisor  # Celery gives a task no other way to what its worker holds
     try:
-        settings.work_dir.mkdir(parents=True, exist_ok=True)
         _supervisor = Supervisor(settings, slots)
     # Celery goes on past any other exception here, and would take messages for a worker that cannot work.
     except (SandboxMissing, NoDevice) as error:

@@ -28,6 +28,7 @@ from worker.devices import Slot
 from worker.folder import Folder
 from worker.lease import Lease
 from worker.messages import BadMessage, Exported, Finished, Metrics, NotExported, RoundDone, Started, parse
+from worker.room import Room
 from worker.supervisor import Supervisor
 
 
@@ -117,6 +118,7 @@ def test_metrics_that_nothing_can_be_chosen_by_cost_the_attempt(
     (attempt.folder.outputs / "model").write_bytes(b"weights")
     supervisor = Supervisor.__new__(Supervisor)
     supervisor.settings, supervisor.draining = attempt.settings, threading.Event()
+    supervisor.room = Room(attempt.blobs, attempt.settings)
     for message in (round_done(0, {}), Finished()):
         child.messages.put(message)
     supervisor._attend(attempt, child, Slot())
@@ -135,6 +137,7 @@ def test_a_child_that_never_was_is_no_failure_of_the_job(
     monkeypatch.setattr("worker.supervisor.PAUSE_SECONDS", 0.01)
     supervisor = Supervisor.__new__(Supervisor)
     supervisor.settings, supervisor.draining = attempt.settings, threading.Event()
+    supervisor.room = Room(attempt.blobs, attempt.settings)
     children = Children()
     with children.lent() as child:
         assert not supervisor._attend(attempt, child, Slot())

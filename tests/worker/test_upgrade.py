@@ -21,8 +21,9 @@ from pruning.formats.results import write_state
 from pruning.intake import inspect_model
 from pruning.recipe import Recipe
 from store import jobs
-from store.blobs import BlobStore
+from store.blobs import located
 from store.database import Database
+from store.disk_blobs import DiskBlobs
 from store.settings import Settings
 from store.tables import Artifact, Job
 
@@ -31,13 +32,15 @@ FIRST = "0001"
 SPEC = {"architecture": "lenet_300_100", "input_shape": [1, 8, 8], "num_classes": 10, "seed": 0}
 
 
-def rows_of_the_first_schema(blobs: BlobStore, folder: Path, pool: str) -> dict[str, list[dict[str, Any]]]:
+def rows_of_the_first_schema(blobs: DiskBlobs, folder: Path, pool: str) -> dict[str, list[dict[str, Any]]]:
     """In the order in which they refer to each other. By name, as that schema has them."""
     at, network = time.time() - 1000, build(**SPEC)
     write_state(folder / "model", network.state_dict())
     (folder / "dataset").write_bytes(digits_npz())
     model, dataset = ([(folder / name).read_bytes()] for name in ("model", "dataset"))
     stored = {"model": blobs.put(model, 1 << 30), "dataset": blobs.put(dataset, 1 << 30)}
+    for blob in stored.values():  # a file was called by its digest alone
+        blobs.path(blob.name).rename(blobs.path(blob.digest))
     recipe = Recipe.model_validate({**SMALL, "stop": {"rounds": 1}}).to_json()
     held = {"attempt": 0, "failures": 0, "worker": None, "lease_until": None}
     intake = {**held, "project_id": "prj_1", "status": "ready", "name": "x", "created_at": at}
@@ -50,7 +53,7 @@ def rows_of_the_first_schema(blobs: BlobStore, folder: Path, pool: str) -> dict[
     ended = {"status": "succeeded", "conclusion": "passed", "selected_position": 0, "finished_at": at}
     silent = {"status": "running", "attempt": 1, "worker": "w", "lease_until": at, "num_events": 2, "started_at": at}
     report = {"metrics": {"validation": {"accuracy": 0.5, "loss": 1.0}}}
-    blob = stored["model"].digest
+    weights = stored["model"].digest
     return {
         "projects": [{"id": "prj_1", "name": "default", "created_at": at}],
         "api_keys": [{"id": "key_1", "project_id": "prj_1", "name": "k", "digest": "0" * 64, "created_at": at}],
@@ -59,7 +62,7 @@ def rows_of_the_first_schema(blobs: BlobStore, folder: Path, pool: str) -> dict[
             for b in stored.values()
         ],
         "models": [
-            {**intake, "id": "mdl_1", "format": "architecture", "spec": SPEC, "blob_digest": blob}
+            {**intake, "id": "mdl_1", "format": "architecture", "spec": SPEC, "blob_digest": weights}
             | {"report": inspect_model(network, network.input_shape)}
         ],
         "datasets": [
@@ -82,7 +85,7 @@ def rows_of_the_first_schema(blobs: BlobStore, folder: Path, pool: str) -> dict[
         "artifacts": [
             {"id": "art_1", "project_id": "prj_1", "job_id": "job_ended", "position": 0, "kind": "model"}
             | {"format": "safetensors", "filename": "m", "size_bytes": stored["model"].size_bytes}
-            | {"blob_digest": blob, "created_at": at}
+            | {"blob_digest": weights, "created_at": at}
         ],
         "events": [
             {"job_id": job_id, "sequence": sequence, "at": at, "type": type_, "data": {}}
@@ -108,7 +111,7 @@ def insert(url: str, rows: dict[str, list[dict[str, Any]]]) -> None:
 
 
 def test_jobs_that_waited_run_after_an_upgrade_and_results_stay(
-    settings: Settings, blobs: BlobStore, new_database: NewDatabase, tmp_path: Path
+    settings: Settings, blobs: DiskBlobs, new_database: NewDatabase, tmp_path: Path
 ) -> None:
     (tmp_path / "old").mkdir()
     with new_database(tmp_path / "old", migrated=False) as url:
@@ -133,7 +136,8 @@ def test_jobs_that_waited_run_after_an_upgrade_and_results_stay(
                 [round_] = jobs.stored_rounds(session, "job_ended")
                 assert round_.report == rows["rounds"][0]["report"]
                 artifact = session.get_one(Artifact, "art_1")
-            assert len(b"".join(blobs.read(artifact.blob_digest))) == artifact.size_bytes
+                copy = located(session, artifact.blob_digest)
+            assert len(b"".join(blobs.read(copy))) == artifact.size_bytes
 
             fleet = Fleet(settings.model_copy(update={"database_url": url}), database, blobs, "prj_1")
             try:
