@@ -72,16 +72,21 @@ def remove_discarded(database: Database, blobs: BlobStore) -> int:
 
 def remove_strays(database: Database, blobs: BlobStore, shard: str) -> int:
     """Step 3. How many."""
-    old = blobs.old_names(shard, blobs.grace_seconds)[:BATCH]
+    old = blobs.old_names(shard, blobs.grace_seconds)
     if not old or not _is_ours(database, blobs):
         return 0
-    # A transaction that writes: on SQLite it waits for one that is about to name a copy, however long that took.
-    with database.transaction() as session:
-        named = set(session.scalars(select(Blob.name).where(Blob.name.in_(old))))
-    strays = [name for name in old if name not in named]
-    for name in strays:
-        blobs.remove(name)
-    return len(strays)
+    removed = 0
+    for some in (old[start : start + BATCH] for start in range(0, len(old), BATCH)):
+        # A transaction that writes: on SQLite it waits for one that is about to name a copy, however long that took.
+        with database.transaction() as session:
+            named = set(session.scalars(select(Blob.name).where(Blob.name.in_(some))))
+        strays = [name for name in some if name not in named]
+        for name in strays:
+            blobs.remove(name)
+        removed += len(strays)
+        if removed >= BATCH:  # the rest at the next turns
+            break
+    return removed
 
 
 def _is_ours(database: Database, blobs: BlobStore) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 import time
@@ -201,6 +202,23 @@ def test_content_without_a_row_goes_when_nobody_can_come_for_it(
     late = replace(left, refer_by=time.time() - 1)
     with pytest.raises(Vanishing), database.transaction() as session:
         refer(session, late)
+
+
+def test_content_without_a_row_goes_from_among_much_that_is_needed(
+    database: Database, blobs: BlobStore, hasty: BlobStore, add: Add, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collection, "BATCH", 1)
+    one_shard = [c for c in (b"%d" % n for n in range(2000)) if hashlib.sha256(c).hexdigest().startswith("0")]
+    by_shard: dict[str, list[bytes]] = {}
+    for content in one_shard:
+        by_shard.setdefault(hashlib.sha256(content).hexdigest()[:2], []).append(content)
+    shard, contents = max(by_shard.items(), key=lambda item: len(item[1]))
+    stored = [blobs.put([content], 100) for content in contents[:5]]
+    for blob in stored[:3]:
+        add(blob)
+    time.sleep(1.1)
+    assert [collection.remove_strays(database, hasty, shard) for _ in range(3)] == [1, 1, 0]
+    assert set(blobs.old_names(shard, 0)) == {blob.name for blob in stored[:3]}
 
 
 def test_another_databases_content_is_left_alone(
