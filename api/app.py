@@ -16,14 +16,26 @@ from starlette.responses import RedirectResponse
 from api import auth, openapi
 from api.edge import Edge
 from api.problems import EVERYWHERE, documented, on_http_exception, on_programming_error, on_store_unavailable
-from api.routes import artifacts, catalogue, datasets, health, jobs, models, reports, rounds
+from api.routes import (
+    artifacts,
+    catalogue,
+    datasets,
+    health,
+    jobs,
+    links,
+    models,
+    pareto,
+    plots,
+    provenance,
+    reports,
+    rounds,
+)
 from api.services import opened
 from api.validation import on_invalid_request
 from store.blobs import BlobsAway, Vanishing
 from store.database import AWAY
 from store.settings import Settings
-
-VERSION = "0.1.0"
+from store.version import VERSION
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -45,7 +57,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         swagger_ui_parameters={"persistAuthorization": True, "tryItOutEnabled": True, "validatorUrl": None},
         redirect_slashes=False,
     )
-    app.include_router(health.router)
+    for open_to_all in (health.router, links.public, provenance.public):
+        app.include_router(open_to_all)
     app.include_router(_v1(), prefix="/v1")
     app.add_api_route("/", _to_docs, include_in_schema=False)
     app.openapi = partial(openapi.openapi_of, app)  # type: ignore[method-assign]
@@ -62,7 +75,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 def _v1() -> APIRouter:
     """All that needs a key."""
     v1 = APIRouter(responses=documented(*EVERYWHERE), dependencies=[auth.DOCUMENTED])
-    for resource in (models, datasets, jobs, rounds, reports, artifacts, catalogue):
+    for resource in (models, datasets, jobs, rounds, pareto, plots, reports, artifacts, links, provenance, catalogue):
         v1.include_router(resource.router)
     return v1
 

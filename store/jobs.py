@@ -67,9 +67,7 @@ def claim(session: Session, pool: str, worker: str, lease_seconds: float) -> Job
     session.execute(update(Job).where(Job.id == job_id, Job.started_at.is_(None)).values(started_at=now()))
     job = session.scalars(select(Job).where(Job.id == job_id).execution_options(populate_existing=True)).one()
     session.execute(
-        insert(Attempt).values(
-            job_id=job_id, number=job.attempt, worker=worker, started_at=now(), code_version=VERSION
-        )
+        insert(Attempt).values(job_id=job_id, number=job.attempt, worker=worker, started_at=now(), code_version=VERSION)
     )
     data = {"attempt": job.attempt, "worker": worker}
     session.execute(

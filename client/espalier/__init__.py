@@ -16,12 +16,14 @@ from espalier.errors import (
     ExportError,
     JobFailed,
     NotReady,
+    NotVerified,
     Unreachable,
     WaitTimedOut,
 )
 from espalier.exporting import export_model
 from espalier.masks import read_masks
-from espalier.shapes import Artifact, Dataset, Job, Model, Problem, Round
+from espalier.provenance import verify
+from espalier.shapes import Artifact, Dataset, Envelope, Job, Link, Model, Pareto, Problem, Round
 
 __all__ = [
     "ApiError",
@@ -29,16 +31,21 @@ __all__ = [
     "Client",
     "Dataset",
     "DigestMismatch",
+    "Envelope",
     "EspalierError",
     "ExportError",
     "Job",
     "JobFailed",
+    "Link",
     "Model",
     "NotReady",
+    "NotVerified",
+    "Pareto",
     "Problem",
     "Round",
     "Unreachable",
     "WaitTimedOut",
     "export_model",
     "read_masks",
+    "verify",
 ]

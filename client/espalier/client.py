@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from espalier.errors import ApiError, EspalierError, JobFailed, NotReady, WaitTimedOut
 from espalier.files import Arrays, Upload, arrays_as_npz, opened, write_checked
+from espalier.results import Results
 from espalier.shapes import Artifact, Dataset, Job, Model, Round
 from espalier.transport import Transport
 
@@ -18,7 +19,7 @@ T = TypeVar("T")
 INTAKE_INTERVAL_SECONDS = 0.2
 
 
-class Client:
+class Client(Results):
     """`url` and `api_key` default to ESPALIER_URL and ESPALIER_API_KEY.
 
     Reads are tried again for `patience_seconds` where the service is away; writes are sent once, for the caller to
