@@ -69,7 +69,13 @@ def create_link(
     "/links/{token}",
     response_class=StreamingResponse,
     responses=documented(
-        "invalid_link", "link_expired", "not_found", "range_not_satisfiable", "internal_error", "unavailable"
+        "invalid_link",
+        "not_found",
+        "link_expired",
+        "range_not_satisfiable",
+        "invalid_request",
+        "internal_error",
+        "unavailable",
     )
     | {
         200: FILE | {"description": "the file"},

@@ -67,9 +67,9 @@ def test_all_trained_rounds(client: TestClient, job_id: str) -> None:
     assert [(r["round"], r["pareto"]) for r in rows] == [(0, False), (1, True), (2, True), (3, False)]
 
 
-@pytest.mark.parametrize(
-    ("path", "accept", "kind"),
-    [
+def test_json_or_csv(client: TestClient, job_id: str, subtests: pytest.Subtests) -> None:
+    del client.headers["accept"]
+    for path, accept, kind in [
         ("pareto", None, "application/json"),
         ("pareto", "*/*", "application/json"),
         ("pareto", "text/csv", "text/csv"),
@@ -78,13 +78,11 @@ def test_all_trained_rounds(client: TestClient, job_id: str) -> None:
         ("pareto", "text/csv;q=0.1, */*", "application/json"),
         ("pareto", "text/csv;q=0, text/csv;q=nan, ;;,", "application/json"),
         ("pareto.csv", "application/json", "text/csv"),
-    ],
-)
-def test_json_or_csv(client: TestClient, job_id: str, path: str, accept: str | None, kind: str) -> None:
-    client.headers.pop("accept")
-    response = client.get(f"/v1/jobs/{job_id}/{path}", headers={"Accept": accept} if accept else {})
-    assert response.headers["content-type"].partition(";")[0] == kind
-    assert response.headers["vary"] == "Accept"
+    ]:
+        with subtests.test(path=path, accept=accept):
+            response = client.get(f"/v1/jobs/{job_id}/{path}", headers={"Accept": accept} if accept else {})
+            assert response.headers["content-type"].partition(";")[0] == kind
+            assert response.headers["vary"] == "Accept"
 
 
 def test_csv(client: TestClient, job_id: str) -> None:
@@ -108,24 +106,33 @@ def test_only_numbers_are_taken_from_a_report(client: TestClient, posted: Posted
     assert "cmd" not in client.get(f"/v1/jobs/{job_id}/pareto.csv").text
 
 
-@pytest.mark.parametrize(
-    "path", ["pareto", "pareto.csv", "plot.svg", "plot.png", "plot.svg?theme=dark", "pareto?rounds=all"]
-)
+PATHS = ("pareto", "pareto?rounds=all", "pareto.csv", "plot.svg", "plot.svg?theme=dark", "plot.png")
+
+
 def test_it_is_sent_again_only_when_the_job_has_changed(
-    client: TestClient, posted: Posted, bench: Any, path: str
+    client: TestClient, posted: Posted, bench: Any, subtests: pytest.Subtests
 ) -> None:
-    url = f"/v1/jobs/{posted()['id']}/{path}"
-    nothing = client.get(url)
-    assert (nothing.status_code, nothing.headers["cache-control"]) == (200, "private, no-cache")
-    again = client.get(url, headers={"If-None-Match": nothing.headers["etag"]})
-    assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", nothing.headers["etag"])
+    url = f"/v1/jobs/{posted()['id']}"
+    before = {path: client.get(f"{url}/{path}") for path in PATHS}
+    again = {
+        path: client.get(f"{url}/{path}", headers={"If-None-Match": first.headers["etag"]})
+        for path, first in before.items()
+    }
     bench.store_round(bench.claim(), 0, 0.9, 0.0)
-    now = client.get(url, headers={"If-None-Match": nothing.headers["etag"]})
-    assert (now.status_code, now.headers["etag"] != nothing.headers["etag"]) == (200, True)
-    assert client.get(url).content == now.content != nothing.content
+    for path, first in before.items():
+        with subtests.test(path=path):
+            assert (first.status_code, first.headers["cache-control"]) == (200, "private, no-cache")
+            same = again[path]
+            assert (same.status_code, same.content, same.headers["etag"]) == (304, b"", first.headers["etag"])
+            now = client.get(f"{url}/{path}", headers={"If-None-Match": first.headers["etag"]})
+            assert now.status_code == 200
+            assert now.headers["etag"] != first.headers["etag"]
+            assert now.content != first.content
+            assert client.get(f"{url}/{path}").content == now.content
+    assert len({response.headers["etag"] for response in before.values()}) == 5, "one for each representation"
 
 
-HOSTILE = 'x$\\frac{</svg><script>alert("&")</script> --> \x01\u202e\ud7ff日本 ' + "long " * 30
+HOSTILE = 'x$\\frac{</svg><script>alert("&")</script> --> \x01\u202e\ud7ff日本 ' + "long " * 20
 
 
 def test_a_picture_of_hostile_words_and_numbers(client: TestClient, posted: Posted, bench: Any) -> None:
