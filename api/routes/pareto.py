@@ -56,7 +56,7 @@ def _answer(
     with services.database.reading() as session:
         job = found(session, Job, project_id, job_id)
         headers = {
-            "ETag": f'"r{job.version}-{"csv" if as_text else "json"}"',
+            "ETag": f'"r{job.version}-{"csv" if as_text else "json"}-{which}"',
             "Cache-Control": "private, no-cache",  # kept, and asked about each time: 304 costs one small query
             "Vary": "Accept",
         }

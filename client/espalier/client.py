@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self, TypeVar
-from urllib.parse import quote
 
 from espalier.errors import ApiError, EspalierError, JobFailed, NotReady, WaitTimedOut
 from espalier.files import Arrays, Upload, arrays_as_npz, opened, write_checked
 from espalier.results import Results
 from espalier.shapes import Artifact, Dataset, Job, Model, Round
 from espalier.transport import Transport
+from espalier.transport import api_path as _path
 
 T = TypeVar("T")
 INTAKE_INTERVAL_SECONDS = 0.2
@@ -235,10 +235,6 @@ class Client(Results):
         while page["has_more"]:
             page = self._transport.get(path, **params, after=page["next_cursor"])
             yield from page["data"]
-
-
-def _path(*parts: str) -> str:
-    return "/v1/" + "/".join(quote(part, safe="") for part in parts)
 
 
 def _id(document: Model | Dataset | str) -> str:

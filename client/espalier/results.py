@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Literal
-from urllib.parse import quote
 
 from espalier.files import write_whole
 from espalier.shapes import Artifact, Envelope, Link, Pareto
 from espalier.transport import Transport
+from espalier.transport import api_path as _path
 
 
 class Results:
@@ -56,10 +56,6 @@ class Results:
                 return response.read()
 
         return self._transport.patiently(attempt)
-
-
-def _path(*parts: str) -> str:
-    return "/v1/" + "/".join(quote(part, safe="") for part in parts)
 
 
 def _id(artifact: Artifact | str) -> str:
