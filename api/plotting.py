@@ -33,6 +33,7 @@ COLORS: dict[Theme, dict[str, str]] = {
 STYLES: dict[str, Any] = {"dense": (0, (6, 3)), "floor": (0, (1, 2)), "gate": (0, (4, 2, 1, 2))}
 _FONT = "DejaVu Sans"
 SETTINGS: dict[Any, Any] = {
+    "text.usetex": False,  # whatever this machine's own matplotlibrc says: a stranger's title is no program
     "svg.fonttype": "path",
     "svg.hashsalt": "espalier",  # else the ids in it would be new ones each time
     "font.family": _FONT,
