@@ -29,11 +29,11 @@ def artifact_of(settings: Settings, token: str) -> str:
             "invalid_link",
             "this link was not made here, or was changed on its way; ask for a new one: "
             "POST /v1/artifacts/{artifact_id}/links",
-            param="path:token",
+            param="query:token",
         ) from None
     if time.time() >= expires_at:
         detail = f"the link to {artifact_id} has expired; ask for a new one: POST /v1/artifacts/{artifact_id}/links"
-        raise Problem("link_expired", detail, param="path:token")
+        raise Problem("link_expired", detail, param="query:token")
     return str(artifact_id)
 
 

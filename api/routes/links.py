@@ -6,7 +6,7 @@ import time
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Body, Path, Request, Response
+from fastapi import APIRouter, Body, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import StreamingResponse
 
@@ -59,14 +59,15 @@ def create_link(
     response.headers["Cache-Control"] = "no-store"
     return LinkDocument(
         artifact=artifact_id,
-        url=str(request.url_for("get_linked_content", token=token)),
+        # In the query, which no log of ours holds.
+        url=str(request.url_for("get_linked_content").include_query_params(token=token)),
         expires_at=datetime.fromtimestamp(expires_at, UTC),
     )
 
 
-@public.head("/links/{token}", include_in_schema=False)
+@public.head("/links", include_in_schema=False)
 @public.get(
-    "/links/{token}",
+    "/links",
     response_class=StreamingResponse,
     responses=documented(
         "invalid_link",
@@ -84,7 +85,7 @@ def create_link(
     },
 )
 def get_linked_content(
-    request: Request, services: Here, token: Annotated[str, Path(description="as the link has it")]
+    request: Request, services: Here, token: Annotated[str, Query(description="as the link has it")]
 ) -> Response:
     """The file that a link opens, as `/v1/artifacts/{artifact_id}/content` answers. Needs no key."""
     artifact_id = artifact_of(services.settings, token)
