@@ -18,7 +18,22 @@ from api.edge import Edge
 from api.metrics import HttpMetrics
 from api.observed import Observed
 from api.problems import EVERYWHERE, documented, on_http_exception, on_programming_error, on_store_unavailable
-from api.routes import artifacts, catalogue, datasets, health, jobs, metrics, models, reports, rounds, workers
+from api.routes import (
+    artifacts,
+    catalogue,
+    datasets,
+    health,
+    jobs,
+    links,
+    metrics,
+    models,
+    pareto,
+    plots,
+    provenance,
+    reports,
+    rounds,
+    workers,
+)
 from api.services import opened
 from api.validation import on_invalid_request
 from store import logs, traces
@@ -55,7 +70,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         swagger_ui_parameters={"persistAuthorization": True, "tryItOutEnabled": True, "validatorUrl": None},
         redirect_slashes=False,
     )
-    app.include_router(health.router)
+    for open_to_all in (health.router, links.public, provenance.public):
+        app.include_router(open_to_all)
     app.include_router(metrics.router)
     app.include_router(_v1(), prefix="/v1")
     app.add_api_route("/", _to_docs, include_in_schema=False)
@@ -75,7 +91,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 def _v1() -> APIRouter:
     """All that needs a key."""
     v1 = APIRouter(responses=documented(*EVERYWHERE), dependencies=[auth.DOCUMENTED])
-    for resource in (models, datasets, jobs, rounds, reports, artifacts, catalogue, workers):
+    for resource in (models, datasets, jobs, rounds, pareto, plots, reports, artifacts, links, provenance):
+        v1.include_router(resource.router)
+    for resource in (catalogue, workers):
         v1.include_router(resource.router)
     return v1
 

@@ -31,7 +31,7 @@ class KeyedRoute(APIRoute):
         async def handle_keyed(request: Request) -> Response:
             request.state.project_id = await _authenticate(request)
             if self.body_field is not None:
-                require_json(request)
+                require_json(request, optional=not self.body_field.field_info.is_required())
             return await handle(JsonRequest(request.scope, request.receive))
 
         return handle_keyed

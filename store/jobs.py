@@ -16,6 +16,7 @@ from store.ids import new_id
 from store.leases import Fenced, holds
 from store.tables import Artifact, Attempt, Event, Job, JobStatus, Round
 from store.transitions import UNCHANGED, Changed, InvalidTransition, Trigger, change
+from store.version import VERSION
 
 
 def submit(session: Session, **columns: Any) -> Job:
@@ -65,7 +66,9 @@ def claim(session: Session, pool: str, worker: str, lease_seconds: float) -> Job
         return None
     session.execute(update(Job).where(Job.id == job_id, Job.started_at.is_(None)).values(started_at=now()))
     job = session.scalars(select(Job).where(Job.id == job_id).execution_options(populate_existing=True)).one()
-    session.execute(insert(Attempt).values(job_id=job_id, number=job.attempt, worker=worker, started_at=now()))
+    session.execute(
+        insert(Attempt).values(job_id=job_id, number=job.attempt, worker=worker, started_at=now(), code_version=VERSION)
+    )
     data = {"attempt": job.attempt, "worker": worker}
     session.execute(
         insert(Event).values(job_id=job_id, sequence=job.num_events, at=now(), type="job.running", data=data)
@@ -91,6 +94,9 @@ def record_determinism(session: Session, job_id: str, attempt: int, determinism:
         data = {"attempt": attempt, "before": before.determinism, "now": determinism}
         _emit(session, job_id, "job.determinism_changed", data)
     session.execute(update(Job).where(Job.id == job_id).values(determinism=determinism, version=Job.version + 1))
+    session.execute(
+        update(Attempt).where(Attempt.job_id == job_id, Attempt.number == attempt).values(determinism=determinism)
+    )
 
 
 @dataclass(frozen=True)
@@ -139,6 +145,7 @@ def record_round(
             attempt=job.attempt,
             sparsity=sparsity,
             report=report,
+            digests={artifact.kind: artifact.blob.digest for artifact in artifacts},
             created_at=now(),
         )
     )

@@ -32,8 +32,9 @@ class Settings(BaseSettings):
     """`s3://bucket/prefix` or `file:///folder`; left out, the folder `blobs` in the data directory."""
     api_key: SecretStr | None = None
     """A first key. Left out, one is made and printed once, when the database holds none."""
-    secret_key: SecretStr | None = None
-    """Links, cookies, webhooks and signatures derive from it; left out, a file of mode 0600 in the data directory."""
+    secret_key: SecretStr | None = Field(None, min_length=32)
+    """Links, cookies, webhooks and signatures derive from it; left out, a file of mode 0600 in the data directory.
+    Random, and the same on every machine: `openssl rand -hex 32`."""
 
     retention_days: float | None = Field(None, gt=0, le=36500)
     """How long a job's artifacts stay after its end, where the job does not say itself; left out, for ever."""

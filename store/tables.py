@@ -266,6 +266,10 @@ class Attempt(Base):
     ended_at: Mapped[float | None] = mapped_column(default=None)
     reason: Mapped[str | None] = mapped_column(String(400), default=None)
     """Why it ended; null while it runs."""
+    code_version: Mapped[str | None] = mapped_column(String(40), default=None)
+    """Of the service, on the worker."""
+    determinism: Mapped[dict[str, Any] | None] = mapped_column(default=None)
+    """Class of machine that computed its rounds; null until its process has started."""
 
 
 class Round(Base):
@@ -283,6 +287,8 @@ class Round(Base):
     """Fraction removed, actual."""
     report: Mapped[dict[str, Any]]
     """The round's shape on the wire, less what other columns and rows hold."""
+    digests: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    """By kind, of the files it was stored with: known still when these are gone."""
     created_at: Mapped[float]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import APIRouter
@@ -16,7 +17,7 @@ from api.routes.artifacts import artifact_document
 from api.services import Here
 from pruning.selection import RoundRecord, pareto_front
 from store import jobs, listing
-from store.tables import Job
+from store.tables import Job, Round
 
 router = APIRouter(tags=["rounds"], route_class=KeyedRoute)
 
@@ -41,13 +42,7 @@ def get_round(services: Here, project_id: ProjectId, job_id: RowId, number: str)
 
 def round_documents(session: Session, job: Job) -> list[RoundDocument]:
     rounds = jobs.stored_rounds(session, job.id)
-    front = pareto_front(
-        [
-            RoundRecord(row.position, row.number, row.sparsity, row.report["metrics"].get("validation") or {})
-            for row in rounds
-        ]
-    )
-    digests = listing.digests(session, job)
+    front = front_of(rounds)
     artifacts: dict[int, list[ArtifactDocument]] = {}
     for offered in listing.offered_artifacts(session, job):
         artifacts.setdefault(offered.artifact.position, []).append(artifact_document(offered))
@@ -61,13 +56,23 @@ def round_documents(session: Session, job: Job) -> list[RoundDocument]:
                 "selected": round_.position == job.selected_position,
                 "delta": delta(round_.report["metrics"], rounds[0].report["metrics"]),
                 "pareto": round_.position in front,
-                "digests": digests.get(round_.position, {}),
+                "digests": {kind: digest for kind, digest in round_.digests.items() if kind in listing.PROVEN},
                 "artifacts": artifacts.get(round_.position, []),
                 "created_at": round_.created_at,
             }
         )
         for round_ in rounds
     ]
+
+
+def front_of(rounds: Sequence[Round]) -> set[int]:
+    """Positions of those on the Pareto front."""
+    return pareto_front(
+        [
+            RoundRecord(row.position, row.number, row.sparsity, row.report["metrics"].get("validation") or {})
+            for row in rounds
+        ]
+    )
 
 
 def delta(metrics: dict[str, Any], dense: dict[str, Any]) -> dict[str, dict[str, float]]:

@@ -16,12 +16,26 @@ from espalier.errors import (
     ExportError,
     JobFailed,
     NotReady,
+    NotVerified,
     Unreachable,
     WaitTimedOut,
 )
 from espalier.exporting import export_model
 from espalier.masks import read_masks
-from espalier.shapes import Artifact, Dataset, Job, Model, Problem, Round, Worker, Workers
+from espalier.provenance import verify
+from espalier.shapes import (
+    Artifact,
+    Dataset,
+    Envelope,
+    Job,
+    Link,
+    Model,
+    Pareto,
+    Problem,
+    Round,
+    Worker,
+    Workers,
+)
 
 __all__ = [
     "ApiError",
@@ -29,12 +43,16 @@ __all__ = [
     "Client",
     "Dataset",
     "DigestMismatch",
+    "Envelope",
     "EspalierError",
     "ExportError",
     "Job",
     "JobFailed",
+    "Link",
     "Model",
     "NotReady",
+    "NotVerified",
+    "Pareto",
     "Problem",
     "Round",
     "Unreachable",
@@ -43,4 +61,5 @@ __all__ = [
     "Workers",
     "export_model",
     "read_masks",
+    "verify",
 ]

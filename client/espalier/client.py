@@ -7,18 +7,19 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self, TypeVar
-from urllib.parse import quote
 
 from espalier.errors import ApiError, EspalierError, JobFailed, NotReady, WaitTimedOut
 from espalier.files import Arrays, Upload, arrays_as_npz, opened, write_checked
+from espalier.results import Results
 from espalier.shapes import Artifact, Dataset, Job, Model, Round, Workers
 from espalier.transport import Transport
+from espalier.transport import api_path as _path
 
 T = TypeVar("T")
 INTAKE_INTERVAL_SECONDS = 0.2
 
 
-class Client:
+class Client(Results):
     """`url` and `api_key` default to ESPALIER_URL and ESPALIER_API_KEY.
 
     Reads are tried again for `patience_seconds` where the service is away; writes are sent once, for the caller to
@@ -247,10 +248,6 @@ class Client:
         while page["has_more"]:
             page = self._transport.get(path, **params, after=page["next_cursor"])
             yield from page["data"]
-
-
-def _path(*parts: str) -> str:
-    return "/v1/" + "/".join(quote(part, safe="") for part in parts)
 
 
 def _id(document: Model | Dataset | str) -> str:

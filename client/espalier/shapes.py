@@ -146,3 +146,25 @@ class Queue(TypedDict):
 class Workers(TypedDict):
     data: list[Worker]
     queues: list[Queue]
+
+
+class Pareto(TypedDict):
+    """`data` holds flat rows: round, sparsity, pareto, selected, validation_accuracy, ..., numbers or null."""
+
+    job: str
+    metric: Literal["accuracy", "loss"]
+    data: list[dict[str, Any]]
+
+
+class Link(TypedDict):
+    artifact: str
+    url: str
+    expires_at: str
+
+
+class Envelope(TypedDict):
+    """DSSE v1; `payload` is base64 of an in-toto Statement v1."""
+
+    payloadType: str
+    payload: str
+    signatures: list[dict[str, str]]
