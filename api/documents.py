@@ -106,6 +106,7 @@ class JobDocument(BaseModel):
     queue_timeout_seconds: float | None
     deadline_seconds: float | None
     keep_rounds: str
+    expires_in_seconds: float | None = Field(description="how long its artifacts stay after its end; null: for ever")
     artifacts: list[str] = Field(description="the kinds that are offered")
     cache: str
     metadata: dict[str, str]
@@ -117,7 +118,10 @@ class JobDocument(BaseModel):
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
-    expires_at: datetime | None
+    expires_at: datetime | None = Field(
+        description="when its artifacts go: they are not found then, all else stays; null until it has ended, "
+        "and where they stay for ever"
+    )
 
 
 class PlannedRoundDocument(BaseModel):
@@ -204,7 +208,7 @@ class RoundDocument(BaseModel):
     seed: Reported[int | None] = None
     invariants: Reported[list[str] | None] = Field(None, description="that were checked in this very run")
     pareto: bool = Field(description="no trained round so far is as sparse and better on validation, or the reverse")
-    artifacts: list[ArtifactDocument]
+    artifacts: list[ArtifactDocument] = Field(description="empty where they were dropped: keep_rounds, expires_at")
     created_at: datetime
 
 

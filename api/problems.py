@@ -19,6 +19,7 @@ from starlette.responses import Response
 from typing_extensions import TypedDict  # pydantic asks for this one before Python 3.12
 
 from store.database import is_schema_another
+from store.room import is_full
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ Code = Literal[
     "recipe_refused",
     "internal_error",
     "unavailable",
+    "insufficient_storage",
 ]
 
 
@@ -74,6 +76,7 @@ PROBLEMS: dict[Code, Kind] = {
     "recipe_refused": Kind(422, "The recipe cannot do on this model and dataset what it asks for"),
     "internal_error": Kind(500, "The service failed; its log names this request_id"),
     "unavailable": Kind(503, "A part of the service does not answer", retryable=True),
+    "insufficient_storage": Kind(507, "The service has no room left", retryable=True),
 }
 
 _BY_STATUS: dict[int, Code] = {kind.status: code for code, kind in reversed(PROBLEMS.items())}
@@ -176,11 +179,20 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
 
 
 async def on_store_unavailable(request: Request, error: Exception) -> Response:
+    """Nothing was stored, and nothing is half-written."""
+    if is_full(error):
+        log.error("request %s: no room is left", request.state.request_id, exc_info=error)
+        return problem_response(request, no_room())
     log.error("request %s: the store does not answer", request.state.request_id, exc_info=error)
     return problem_response(
         request,
         Problem("unavailable", "the store does not answer at the moment; try again", headers={"Retry-After": "1"}),
     )
+
+
+def no_room() -> Problem:
+    detail = "the service has no room left; try again when its operator has made some, or when deleted content is gone"
+    return Problem("insufficient_storage", detail, headers={"Retry-After": "60"})
 
 
 async def on_programming_error(request: Request, error: Exception) -> Response:

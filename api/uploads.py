@@ -7,15 +7,18 @@ disk is slow.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 
 from fastapi import Request
+from sqlalchemy.exc import DBAPIError
 from starlette.concurrency import run_in_threadpool
 
 from api.bodies import declared_bytes
-from api.problems import Problem
+from api.problems import Problem, no_room
 from api.services import Services
 from store.blobs import CHUNK_BYTES, StoredBlob, TooLarge
+from store.room import is_full
 
 Look = Callable[[bytes, int | None], None]
 """look(first bytes, size of the whole if it is known): raises Problem where the file cannot be taken."""
@@ -32,6 +35,7 @@ async def receive(request: Request, services: Services, look: Look) -> StoredBlo
     _refuse_encoded(request)
     if size_bytes is not None and size_bytes > limit_bytes:
         raise _too_large(limit_bytes)
+    await run_in_threadpool(_refuse_without_room, services, size_bytes or 0)
     with services.blobs.writer(limit_bytes) as writer:
         try:
             async for piece in _pieces(request.stream()):
@@ -43,6 +47,18 @@ async def receive(request: Request, services: Services, look: Look) -> StoredBlo
         if writer.size_bytes == 0:
             raise Problem("invalid_content", "the body is empty; send the file itself as the body", param="")
         return await run_in_threadpool(writer.finish)
+
+
+@contextmanager
+def referring(services: Services, blob: StoredBlob | None) -> Iterator[None]:
+    """Around the transaction that refers to an upload. Where the database has no room for its row, the file would be
+    the next to take room for nothing."""
+    try:
+        yield
+    except DBAPIError as error:
+        if blob is not None and is_full(error):
+            services.blobs.remove(blob.name)
+        raise
 
 
 async def refuse_body(request: Request) -> None:
@@ -66,6 +82,12 @@ async def _pieces(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
             gathered, num_bytes = [], 0
     if num_bytes:
         yield b"".join(gathered)
+
+
+def _refuse_without_room(services: Services, size_bytes: int) -> None:
+    """Before a byte of it is read."""
+    if services.blobs.free_bytes() - size_bytes < services.settings.min_free_bytes:
+        raise no_room()
 
 
 def _refuse_encoded(request: Request) -> None:

@@ -16,35 +16,70 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from store.blobs import CHUNK_BYTES, BlobStore, Damaged
+from store.blobs import CHUNK_BYTES, NAME, BlobStore, Damaged, StoredBlob
+from store.room import free_bytes, needing_room
+
+OWNER = "owner"
 
 
 class DiskBlobs(BlobStore):
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, grace_seconds: float = 3600) -> None:
+        super().__init__(grace_seconds)
         self.root = root
         self._incoming = root / "incoming"
         self._incoming.mkdir(parents=True, exist_ok=True)
 
-    def size_bytes(self, digest: str) -> int:
-        return self.path(digest).stat().st_size
+    def size_bytes(self, blob: StoredBlob) -> int:
+        return self.path(blob.name).stat().st_size
 
-    def read(self, digest: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
-        with self.path(digest).open("rb", buffering=0) as file:
+    def read(self, blob: StoredBlob, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+        with self.path(blob.name).open("rb", buffering=0) as file:
             stop = os.fstat(file.fileno()).st_size if stop is None else stop
             file.seek(start)
             while start < stop:
                 piece = file.read(min(stop - start, CHUNK_BYTES))
                 if not piece:
-                    raise Damaged(f"blob {digest} ends at byte {start}, sooner than it did")
+                    raise Damaged(f"blob {blob.digest} ends at byte {start}, sooner than it did")
                 start += len(piece)
                 yield piece
 
-    def fetch(self, digest: str, target: Path) -> None:
+    def fetch(self, blob: StoredBlob, target: Path) -> None:
         """A hard link; a copy where hard links do not reach."""
         try:
-            os.link(self.path(digest), target)
+            os.link(self.path(blob.name), target)
         except OSError:
-            shutil.copyfile(self.path(digest), target)
+            try:
+                with needing_room():
+                    shutil.copyfile(self.path(blob.name), target)
+            except BaseException:
+                target.unlink(missing_ok=True)
+                raise
+
+    def free_bytes(self) -> int:
+        return free_bytes(self.root)
+
+    def owner(self, claimant: str) -> str:
+        path = self.root / OWNER
+        if not path.exists():
+            # Written whole under another name, then linked: of two that claim it at once, one wins.
+            mine = self._incoming / os.urandom(16).hex()
+            mine.write_text(claimant)
+            with contextlib.suppress(FileExistsError):
+                path.hardlink_to(mine)
+            mine.unlink()
+        return path.read_text()
+
+    def old_names(self, shard: str, older_than_seconds: float) -> list[str]:
+        old = []
+        with contextlib.suppress(FileNotFoundError), os.scandir(self.root / shard) as entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):  # another sweeper was faster
+                    if NAME.fullmatch(entry.name) and time.time() - entry.stat().st_mtime > older_than_seconds:
+                        old.append(entry.name)
+        return old
+
+    def remove(self, name: str) -> None:
+        self.path(name).unlink(missing_ok=True)
 
     def clear_incoming(self, older_than_seconds: float) -> int:
         cleared = 0
@@ -59,24 +94,27 @@ class DiskBlobs(BlobStore):
         return os.access(self._incoming, os.W_OK | os.X_OK)
 
     def begin(self) -> BinaryIO:
-        return (self._incoming / os.urandom(16).hex()).open("xb")
+        with needing_room():
+            return (self._incoming / os.urandom(16).hex()).open("xb")
 
-    def keep(self, file: BinaryIO, digest: str) -> None:
+    def keep(self, file: BinaryIO, name: str) -> None:
         os.fchmod(file.fileno(), 0o444)
+        os.utime(file.fileno())  # its age counts from here, however slowly it came
         os.fsync(file.fileno())
-        final = self.path(digest)
+        final = self.path(name)
         if not final.parent.exists():
             final.parent.mkdir(exist_ok=True)
             _sync_folder(self.root)
-        Path(file.name).replace(final)  # the same content over the same content, if it was there
+        Path(file.name).rename(final)
         _sync_folder(final.parent)
 
     def drop(self, file: BinaryIO) -> None:
-        file.close()
+        with contextlib.suppress(OSError):  # where no room is left, what is still to be flushed fails once more
+            file.close()
         Path(file.name).unlink(missing_ok=True)
 
-    def path(self, digest: str) -> Path:
-        return self.root / digest[:2] / digest
+    def path(self, name: str) -> Path:
+        return self.root / name[:2] / name
 
 
 def _sync_folder(folder: Path) -> None:

@@ -35,6 +35,12 @@ class Settings(BaseSettings):
     secret_key: SecretStr | None = None
     """Links, cookies, webhooks and signatures derive from it; left out, a file of mode 0600 in the data directory."""
 
+    retention_days: float | None = Field(None, gt=0, le=36500)
+    """How long a job's artifacts stay after its end, where the job does not say itself; left out, for ever."""
+    blob_grace_seconds: float = Field(3600, gt=0)
+    """How long content stays that nothing refers to. An upload must be sent to its bucket within half of it."""
+    min_free_bytes: int = Field(512 * 2**20, ge=0)
+    """With less room than this on its disk the API takes no uploads, and a worker no work."""
     max_upload_bytes: int = Field(4 * 2**30, ge=1)
     default_pool: str = "cpu"
     worker_pool: str = "cpu"

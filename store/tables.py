@@ -90,14 +90,26 @@ class ApiKey(Base):
 
 
 class Blob(Base):
-    """One row per content. A row `deleting` is about to vanish with its file: a put that meets it tries again."""
+    """One row per content."""
 
     __tablename__ = "blobs"
 
     digest: Mapped[str] = mapped_column(String(64), primary_key=True)
     size_bytes: Mapped[int]
+    name: Mapped[str] = mapped_column(String(81), unique=True)
+    """Of the copy that holds it: its file or object, in a folder called as its first two letters."""
     touched_at: Mapped[float]
-    deleting: Mapped[bool] = mapped_column(default=False)
+    """When somebody last came to refer to it."""
+    suspect: Mapped[bool] = mapped_column(default=False)
+    """The copy was found damaged or missing: the next one takes its place."""
+
+
+class DiscardedCopy(Base):
+    """A copy that no row names any more, and whose file or object is still to be removed."""
+
+    __tablename__ = "discarded_copies"
+
+    name: Mapped[str] = mapped_column(String(81), primary_key=True)
 
 
 class Model(Leased, Base):
@@ -115,7 +127,7 @@ class Model(Leased, Base):
     spec: Mapped[dict[str, Any]]
     """architecture, input_shape, num_classes, seed: as asked for; null where the architecture's default serves."""
     status: Mapped[str] = mapped_column(String(20))
-    blob_digest: Mapped[str | None] = mapped_column(ForeignKey("blobs.digest"), default=None)
+    blob_digest: Mapped[str | None] = mapped_column(ForeignKey("blobs.digest"), index=True, default=None)
     """The weights. Null until validation has made them, where the model is a seeded architecture."""
     report: Mapped[dict[str, Any] | None] = mapped_column(default=None)
     """What validation found: layers, counts, output layer; null until ready."""
@@ -137,7 +149,7 @@ class Dataset(Leased, Base):
     format: Mapped[str] = mapped_column(String(40))
     """npz or safetensors."""
     status: Mapped[str] = mapped_column(String(20))
-    blob_digest: Mapped[str] = mapped_column(ForeignKey("blobs.digest"))
+    blob_digest: Mapped[str] = mapped_column(ForeignKey("blobs.digest"), index=True)
     report: Mapped[dict[str, Any] | None] = mapped_column(default=None)
     """{splits: {train: {num_examples, input_shape, ...}}}; null until ready."""
     error: Mapped[dict[str, Any] | None] = mapped_column(default=None)
@@ -152,6 +164,9 @@ class Job(Leased, Base):
         Index(None, "project_id", "id"),
         Index("ix_jobs_claim", "pool", "status", "priority", "id"),
         Index("ix_jobs_leases", "status", "lease_until"),
+        Index(None, "sweep_at"),
+        Index(None, "model_id"),
+        Index(None, "dataset_id"),
     )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
@@ -171,7 +186,11 @@ class Job(Leased, Base):
     queue_timeout_seconds: Mapped[float | None] = mapped_column(default=None)
     deadline_seconds: Mapped[float | None] = mapped_column(default=None)
     options: Mapped[dict[str, Any]]
-    """keep_rounds, cache and metadata, as given: echoed, read by nobody else yet."""
+    """cache and metadata, as given: echoed, read by nobody else yet."""
+    keep_rounds: Mapped[str] = mapped_column(String(20), default="all")
+    """all, pareto or selected: whose artifacts stay when the job has ended."""
+    expires_in_seconds: Mapped[float | None] = mapped_column(default=None)
+    """How long its artifacts stay after its end; null: for ever."""
 
     status: Mapped[str] = mapped_column(String(20))
     conclusion: Mapped[str | None] = mapped_column(String(20), default=None)
@@ -194,6 +213,9 @@ class Job(Leased, Base):
     started_at: Mapped[float | None] = mapped_column(default=None)
     finished_at: Mapped[float | None] = mapped_column(default=None)
     expires_at: Mapped[float | None] = mapped_column(default=None)
+    """When its artifacts go, or went; null while it lives, and where they stay for ever."""
+    sweep_at: Mapped[float | None] = mapped_column(default=None)
+    """When the sweeper has artifacts of it to drop next; null: never."""
 
 
 class Attempt(Base):

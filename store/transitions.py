@@ -120,6 +120,11 @@ def change(
         }
         values |= {"conclusion": case(named, value=Job.status, else_=null())}
         values |= {"finished_at": case((Job.status.in_(ending), now()), else_=null())}
+        # From here its artifacts are the sweeper's to drop (`store/retention.py`).
+        expires_at = now() + Job.expires_in_seconds
+        sweep_at = case((Job.keep_rounds == "all", expires_at), else_=now())
+        values |= {"expires_at": case((Job.status.in_(ending), expires_at), else_=null())}
+        values |= {"sweep_at": case((Job.status.in_(ending), sweep_at), else_=null())}
     if failing and error is not None:
         values |= {"error": case((Job.status.in_(failing), literal(error, Job.error.type)), else_=null())}
     if S.QUEUED in moves.values():

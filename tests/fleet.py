@@ -30,7 +30,7 @@ from pruning.formats.results import write_state
 from pruning.intake import inspect_model
 from pruning.recipe import Recipe
 from store import intake, jobs
-from store.blobs import BlobStore
+from store.blobs import BlobStore, StoredBlob, located
 from store.database import Database
 from store.queue import INTAKE, Bell
 from store.settings import Settings
@@ -134,7 +134,7 @@ class Fleet:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "file"
             if claimed.blob_digest is not None:
-                self.blobs.fetch(claimed.blob_digest, file)
+                self.blobs.fetch(self.located(claimed.blob_digest), file)
             if isinstance(claimed, Dataset):
                 report = describe(read_dataset(file, claimed.format))
             elif claimed.format == "architecture":
@@ -148,6 +148,10 @@ class Fleet:
         with self.database.transaction() as session:
             intake.accept(session, type(claimed), claimed.id, claimed.attempt, report, made)
         return self._fetch(row)
+
+    def located(self, digest: str) -> StoredBlob:
+        with self.database.reading() as session:
+            return located(session, digest)
 
     def submit(self, model: Model, dataset: Dataset, recipe: dict[str, Any] = SMALL, **columns: Any) -> Job:
         full = Recipe.model_validate(recipe).to_json()

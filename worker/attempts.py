@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, cast, get_args
 
 from sqlalchemy.orm import Session
@@ -12,7 +13,7 @@ from sqlalchemy.orm import Session
 from pruning.recipe import Recipe
 from pruning.selection import Gate, RoundRecord, Select, last_passing, select_round
 from store import intake, jobs
-from store.blobs import BlobStore, StoredBlob, Vanishing, refer
+from store.blobs import BlobStore, Damaged, StoredBlob, Vanishing, located, refer, suspect
 from store.settings import Settings
 from store.tables import Dataset, Job, Model, Round
 from store.transitions import Trigger
@@ -63,7 +64,7 @@ class JobAttempt:
         model, dataset, rounds = self.lease.write(self._read_inputs)
         assert model.blob_digest is not None
         inputs = {"model": model.blob_digest, "dataset": dataset.blob_digest}
-        records = [_record(row) for row in rounds]
+        records = [record_of(row) for row in rounds]
         if records:
             # A resume goes on from the last entry, and the final entry takes the masks of the last that passed.
             # That of the selected one may be exported at the end.
@@ -75,7 +76,7 @@ class JobAttempt:
                 for kind, digest in self.lease.write(partial(self._digests, position)).items():
                     inputs[f"{position}.{kind}"] = digest
         for name, digest in inputs.items():
-            self.lease.keep_while(partial(self.blobs.fetch, digest, self.folder.inputs / name))
+            _fetch(self.lease, self.blobs, digest, self.folder.inputs / name)
         return {
             "work": "prune",
             "folder": str(self.folder.root),
@@ -192,7 +193,7 @@ class JobAttempt:
 
     def _store_export(self, exported: Exported) -> None:
         rounds = self.lease.write(lambda session: jobs.stored_rounds(session, self.job.id))
-        if not rounds or self._select([_record(row) for row in rounds])[0].position != exported.position:
+        if not rounds or self._select([record_of(row) for row in rounds])[0].position != exported.position:
             raise BadMessage(
                 f"the {exported.kind} is said to be of position {exported.position}, which is not selected"
             )
@@ -209,7 +210,7 @@ class JobAttempt:
         return select_round(records, gates, self.recipe.stop.accuracy_floor, cast(Select, self.job.select))
 
     def _complete(self, session: Session) -> None:
-        selected, passed = self._select([_record(row) for row in jobs.stored_rounds(session, self.job.id)])
+        selected, passed = self._select([record_of(row) for row in jobs.stored_rounds(session, self.job.id)])
         jobs.complete(session, self.job.id, self.job.attempt, selected.position, passed)
 
 
@@ -223,7 +224,7 @@ class IntakeAttempt:
 
     def order(self) -> dict[str, Any]:
         if self.row.blob_digest is not None:
-            self.lease.keep_while(partial(self.blobs.fetch, self.row.blob_digest, self.folder.inputs / "upload"))
+            _fetch(self.lease, self.blobs, self.row.blob_digest, self.folder.inputs / "upload")
         return {
             "work": "validate_model" if isinstance(self.row, Model) else "validate_dataset",
             "folder": str(self.folder.root),
@@ -268,6 +269,16 @@ class IntakeAttempt:
         return True
 
 
+def _fetch(lease: Lease, blobs: BlobStore, digest: str, target: Path) -> None:
+    """Copy content into the attempt's folder. A copy that is found wrong gives way to the next that is uploaded."""
+    blob = lease.write(lambda session: located(session, digest))
+    try:
+        lease.keep_while(partial(blobs.fetch, blob, target))
+    except (Damaged, FileNotFoundError):
+        lease.write(lambda session: suspect(session, blob))
+        raise
+
+
 def _store(
     lease: Lease,
     folder: Folder,
@@ -282,10 +293,10 @@ def _store(
             lease.write(partial(record, stored))
             return
         except Vanishing:
-            continue  # a collector took one of them in between: the files are still here, copy again
+            continue  # so much time has passed that a collector may take them: the files are still here, copy again
 
 
-def _record(row: Round) -> RoundRecord:
+def record_of(row: Round) -> RoundRecord:
     validation = row.report["metrics"].get("validation", {})
     seconds = sum(row.report.get("seconds", {}).values())
     return RoundRecord(row.position, row.number, row.sparsity, validation, seconds)

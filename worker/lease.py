@@ -15,6 +15,7 @@ from store import jobs, leases
 from store.blobs import BlobsAway
 from store.database import AWAY, Database
 from store.leases import Entity, Fenced
+from store.room import is_full
 from store.settings import Settings
 from store.tables import Job, JobStatus
 
@@ -25,7 +26,7 @@ T = TypeVar("T")
 RETRY_SECONDS = 0.5
 PROGRESS_SECONDS = 1.0
 PATIENCE_SECONDS = 600.0
-"""For an object store that does not answer: a round that took hours is worth the wait."""
+"""For an object store that does not answer, or a full disk: a round that took hours is worth the wait."""
 PAUSE_SECONDS = 2.0
 ORDERS = (JobStatus.PAUSING, JobStatus.CANCELING)
 
@@ -105,7 +106,9 @@ class Lease:
                     result = work(session)
             except AWAY as error:
                 log.warning("%s attempt %d: the database is away: %s", self.row_id, self.attempt, error)
-                if time.monotonic() > self._renewed_at + 0.8 * self.seconds:
+                # A database without room takes no claim of another worker's either: whoever writes first holds the row.
+                patience_seconds = PATIENCE_SECONDS if is_full(error) else 0.8 * self.seconds
+                if time.monotonic() > self._renewed_at + patience_seconds:
                     raise Fenced(self.row_id) from error
                 time.sleep(RETRY_SECONDS)
             else:

@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from store import intake, jobs, leases
-from store.blobs import BlobsAway, Damaged, open_blobs
+from store.blobs import BlobsAway, Damaged, Full, open_blobs
 from store.database import Database
 from store.leases import Fenced
 from store.queue import INTAKE, Bell
+from store.room import free_bytes, is_full
 from store.settings import Settings
 from store.tables import Dataset, Job, Model
 from worker import sandbox
@@ -30,7 +31,7 @@ from worker.children import Child, Children, Exited
 from worker.devices import NoDevice
 from worker.folder import BadFile, Folder
 from worker.lease import Lease
-from worker.messages import AnyMessage, BadMessage, Progress, Started
+from worker.messages import AnyMessage, BadMessage, Failed, NotExported, Progress, Started
 from worker.slots import Slot, Slots
 
 log = logging.getLogger(__name__)
@@ -57,12 +58,14 @@ class Supervisor:
     def __init__(self, settings: Settings, slots: Sequence[Slot]) -> None:
         if settings.sandbox == "on":
             sandbox.check(settings.data_dir, settings.blob_dir)
+        settings.work_dir.mkdir(parents=True, exist_ok=True)
         self.settings = settings
         self.database = Database(settings.database)
         self.blobs = open_blobs(settings)
         self.bell = Bell(settings.broker_url)
         self.children = Children()
         self.draining = threading.Event()
+        self._has_room = True
         self._job_slots, self._intake_slots = Slots(slots), Slots([Slot()])
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self._clear_work_dir()
@@ -112,7 +115,7 @@ class Supervisor:
 
     def _serve(self, queue: str, slot: Slot) -> bool:
         """Take the best piece of waiting work and stay with it until it ends; False where there is none to take."""
-        if self.draining.is_set():
+        if self.draining.is_set() or not self._looks_for_room():
             return False
         row: Job | Model | Dataset | None
         with self.database.transaction() as session:
@@ -125,20 +128,43 @@ class Supervisor:
         log.info("%s attempt %d: claimed", row.id, row.attempt)
         lease = Lease(self.database, self.settings, type(row), row.id, row.attempt, self.draining)
         folder = Folder(self.settings.work_dir / f"{row.id}-{row.attempt}", self.settings.folder_max_bytes)
+        kind = JobAttempt if isinstance(row, Job) else IntakeAttempt
+        attempt: JobAttempt | IntakeAttempt = kind(row, lease, folder, self.blobs, self.settings)  # type: ignore[arg-type]
         try:
-            with folder, self.children.lent() as child:  # it is dead before its folder goes
-                if isinstance(row, Job):
-                    waits_again = self._attend(JobAttempt(row, lease, folder, self.blobs, self.settings), child, slot)
-                else:
-                    waits_again = self._attend(
-                        IntakeAttempt(row, lease, folder, self.blobs, self.settings), child, slot
-                    )
+            try:
+                with folder, self.children.lent() as child:  # it is dead before its folder goes
+                    waits_again = self._attend(attempt, child, slot)
+            except OSError as error:
+                if not is_full(error):
+                    raise
+                attempt.postponed(f"the worker's disk is full: {error.strerror}")
+                return False
         except Fenced:
             log.warning("%s attempt %d: fenced, nothing more is written", row.id, row.attempt)
             return True
         if waits_again:
             self.bell.ring(queue)  # another worker's turn, perhaps: this one may be draining
         return True
+
+    def _looks_for_room(self) -> bool:
+        """Whether the disk can take an attempt and its results: one that cannot be stored would be computed again and
+        again. What waits, waits; the sweeper rings."""
+        has_room = self._free_bytes() >= self.settings.min_free_bytes
+        if has_room != self._has_room:
+            log.warning("the disk is full: no work is taken" if not has_room else "the disk has room again")
+        self._has_room = has_room
+        return has_room
+
+    def _free_bytes(self) -> int:
+        return min(self.blobs.free_bytes(), free_bytes(self.settings.work_dir))
+
+    def _is_starved(self, folder: Folder) -> bool:
+        """Whether this attempt finds no room that others have taken. Measured here, not believed of a child."""
+        return self._free_bytes() + _taken_bytes(folder) < self.settings.min_free_bytes
+
+    def _fills_the_disk(self, folder: Folder) -> bool:
+        """Whether it takes the room itself: then it would do so again, and must not be tried for ever."""
+        return self._free_bytes() < self.settings.min_free_bytes <= self._free_bytes() + _taken_bytes(folder)
 
     def _clear_work_dir(self) -> None:
         """Folders of attempts whose worker was killed; those that other workers of this machine hold stay."""
@@ -157,27 +183,41 @@ class Supervisor:
         try:
             child.order(attempt.order() | self._terms(slot))
             for message in self._listen(attempt.lease, attempt.folder, child):
+                if isinstance(message, Failed | NotExported) and self._is_starved(attempt.folder):
+                    raise Full("the worker's disk is full, which may be why the training process failed")
                 if attempt.take(message):
                     return False
+        except Full as error:
+            if self._fills_the_disk(attempt.folder):
+                return attempt.lost(f"its own files fill the worker's disk: {error}")
+            attempt.postponed(str(error))
+            return False
         except BlobsAway as error:
             attempt.postponed(str(error))
             return False  # nobody rings at once: the sweeper does, so that the store is not asked in a tight loop
         except (BadMessage, BadFile, Damaged) as error:
-            return attempt.lost(f"{type(error).__name__}: {error}")
+            return self._lost(attempt, f"{type(error).__name__}: {error}")
         except Fenced:
             raise
         except Exception as error:
             # Whatever a hostile child brought about: else its row would hang until the lease ends. What the error says
             # (SQL, paths of this machine) is for the log, not for the user.
             log.exception("%s", attempt.folder.root.name)
-            return attempt.lost(f"{type(error).__name__} in the worker; its log says more")
+            return self._lost(attempt, f"{type(error).__name__} in the worker; its log says more")
         if attempt.lease.ordered_to_stop or self.draining.is_set():
             return attempt.stopped(drained=not attempt.lease.ordered_to_stop)
         if not child.has_begun:  # no memory, no process numbers left: the machine's trouble, not the job's
             attempt.postponed(child.last_words())
             self.draining.wait(PAUSE_SECONDS)
             return False
-        return attempt.lost(child.last_words())
+        return self._lost(attempt, child.last_words())
+
+    def _lost(self, attempt: JobAttempt | IntakeAttempt, reason: str) -> bool:
+        """A failure of the attempt's, unless it had no room to succeed; whether its row is to be rung for."""
+        if self._is_starved(attempt.folder):
+            attempt.postponed(f"the worker's disk is full; {reason}")
+            return False
+        return attempt.lost(reason)
 
     def _terms(self, slot: Slot) -> dict[str, Any]:
         """What a child is told beside its work: on what, and under which walls."""
@@ -222,6 +262,13 @@ class Supervisor:
         self.children.close()
         self.bell.close()
         self.database.close()
+
+
+def _taken_bytes(folder: Folder) -> int:
+    try:
+        return folder.size_bytes()
+    except BadFile:
+        return folder.max_bytes
 
 
 def _age_seconds(folder: Path) -> float:

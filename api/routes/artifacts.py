@@ -10,11 +10,11 @@ from api.auth import KeyedRoute, ProjectId
 from api.documents import ArtifactDocument
 from api.downloads import content_response
 from api.job_documents import entry_name
-from api.pages import Page, RowId, found, missing
-from api.problems import EVERYWHERE, documented
+from api.pages import Page, RowId, found
+from api.problems import EVERYWHERE, Problem, documented
 from api.services import Here
 from store import listing
-from store.blobs import StoredBlob
+from store.blobs import located
 from store.listing import OfferedArtifact
 from store.tables import Job
 
@@ -49,17 +49,22 @@ def get_artifact(services: Here, project_id: ProjectId, artifact_id: RowId) -> A
     },
 )
 def get_content(request: Request, services: Here, project_id: ProjectId, artifact_id: RowId) -> Response:
-    """The file. `ETag` is its sha256: a download can be continued with `Range` and `If-Range`."""
+    """The file. `ETag` is its sha256: a download can be continued with `Range` and `If-Range`. 404 once its job has
+    expired, or keeps fewer rounds."""
     with services.database.reading() as session:
         artifact = _found(session, project_id, artifact_id).artifact
-    blob = StoredBlob(artifact.blob_digest, artifact.size_bytes)
+        blob = located(session, artifact.blob_digest)
     return content_response(request, services.blobs, blob, artifact.filename)
 
 
 def _found(session: Session, project_id: str, artifact_id: str) -> OfferedArtifact:
     offered = listing.offered_artifact(session, project_id, artifact_id)
     if offered is None:
-        raise missing(artifact_id)
+        raise Problem(
+            "not_found",
+            f"there is no {artifact_id} in this project; artifacts go when their job expires (`expires_at`), "
+            "is deleted, or has ended and keeps fewer rounds (`keep_rounds`)",
+        )
     return offered
 
 

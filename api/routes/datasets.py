@@ -16,7 +16,7 @@ from api.pages import After, Limit, Page, RowId, found
 from api.problems import EVERYWHERE, Problem, documented
 from api.routes.models import Name
 from api.services import Here, Services
-from api.uploads import BODY, receive
+from api.uploads import BODY, receive, referring
 from store import intake, listing
 from store.blobs import StoredBlob
 from store.queue import INTAKE
@@ -31,7 +31,14 @@ Format = Annotated[str, Query(json_schema_extra={"enum": list(DATASET_FORMATS)})
     "/datasets",
     status_code=201,
     openapi_extra=BODY,
-    responses=documented(*EVERYWHERE, "unsupported_format", "invalid_content", "too_large", "unsupported_media_type"),
+    responses=documented(
+        *EVERYWHERE,
+        "unsupported_format",
+        "invalid_content",
+        "too_large",
+        "unsupported_media_type",
+        "insufficient_storage",
+    ),
 )
 async def create_dataset(
     request: Request,
@@ -53,7 +60,7 @@ async def create_dataset(
 
 
 def _create(services: Services, project_id: str, name: str, format: str, blob: StoredBlob) -> DatasetDocument:
-    with services.database.transaction() as session:
+    with referring(services, blob), services.database.transaction() as session:
         dataset = intake.add_dataset(session, project_id=project_id, name=name, format=format, blob=blob)
         created = _document(dataset, blob.size_bytes)
     services.bell.ring(INTAKE)
@@ -91,7 +98,7 @@ def delete_dataset(services: Here, project_id: ProjectId, dataset_id: RowId) -> 
         try:
             session.flush()
         except IntegrityError:
-            raise Problem("in_use", f"a job refers to {dataset_id}") from None
+            raise Problem("in_use", f"a job refers to {dataset_id}; delete the job first") from None
 
 
 def _document(row: Dataset, size_bytes: int | None) -> DatasetDocument:

@@ -18,7 +18,8 @@ from api.pages import After, Limit, Page, RowId, found, missing
 from api.problems import EVERYWHERE, Problem, documented
 from api.schemas import REDUCED, JobRequest, Reference
 from api.services import Here, Services
-from store import jobs, listing
+from store import jobs, listing, retention
+from store.settings import Settings
 from store.tables import Job, JobStatus, Model
 from store.transitions import InvalidTransition, Trigger
 
@@ -40,6 +41,7 @@ ValidateOnly = Annotated[bool, Query(description="check, fill in and plan; store
         "invalid_reference",
         "dataset_mismatch",
         "recipe_refused",
+        "insufficient_storage",
     )
     | {200: {"model": PlanDocument, "description": "`validate_only`: what would be done"}},
 )
@@ -58,14 +60,15 @@ def create_job(
         return JSONResponse(_plan(given, admitted, pool).model_dump(mode="json"))
     with services.database.transaction() as session:
         admitted = admit(session, project_id, given, lock="refer")
-        job = jobs.submit(session, project_id=project_id, **_columns(given, admitted, pool))
+        job = jobs.submit(session, project_id=project_id, **_columns(given, admitted, services.settings))
         [created] = job_documents(session, [job])
     services.bell.ring(pool)
     response.headers["Location"] = f"/v1/jobs/{created.id}"
     return created
 
 
-def _columns(given: JobRequest, admitted: Admitted, pool: str) -> dict[str, Any]:
+def _columns(given: JobRequest, admitted: Admitted, settings: Settings) -> dict[str, Any]:
+    retention_seconds = settings.retention_days and settings.retention_days * 24 * 3600
     return {
         "model_id": admitted.model.id,
         "dataset_id": admitted.dataset.id,
@@ -73,12 +76,14 @@ def _columns(given: JobRequest, admitted: Admitted, pool: str) -> dict[str, Any]
         "gates": [gate.model_dump() for gate in given.gates],
         "select": given.select,
         "artifacts": list(dict.fromkeys(given.artifacts or _default_artifacts(given, admitted.model))),
-        "pool": pool,
+        "pool": given.pool or settings.default_pool,
         "priority": given.priority,
         "max_failures": given.max_failures,
         "queue_timeout_seconds": given.queue_timeout_seconds,
         "deadline_seconds": given.deadline_seconds,
-        "options": {"keep_rounds": given.keep_rounds, "cache": given.cache, "metadata": given.metadata},
+        "keep_rounds": given.keep_rounds,
+        "expires_in_seconds": given.expires_in_seconds or retention_seconds,
+        "options": {"cache": given.cache, "metadata": given.metadata},
         "planned_rounds": admitted.planned[-1].number,
     }
 
@@ -145,6 +150,18 @@ def get_job(
         [document] = job_documents(session, [job])
     response.headers["ETag"] = etag
     return document
+
+
+@router.delete("/jobs/{job_id}", status_code=204, responses=documented(*EVERYWHERE, "not_found", "invalid_transition"))
+def delete_job(services: Here, project_id: ProjectId, job_id: RowId) -> None:
+    """With its rounds, events and artifacts, once it has ended; its model and dataset stay."""
+    try:
+        with services.database.transaction() as session:
+            if not retention.delete_job(session, project_id, job_id):
+                raise missing(job_id)
+    except retention.StillLive as error:
+        allowed = InvalidTransition(error.status, Trigger.CANCEL).allowed
+        raise Problem("invalid_transition", str(error), allowed=allowed) from error
 
 
 @router.post("/jobs/{job_id}/cancel", responses=documented(*EVERYWHERE, "not_found", "invalid_transition"))

@@ -15,7 +15,7 @@ from api.heads import MODEL_FORMATS, PROGRAM, check_model_format, look_at_model
 from api.pages import After, Limit, Page, RowId, found
 from api.problems import EVERYWHERE, Problem, documented
 from api.services import Here, Services
-from api.uploads import BODY, receive, refuse_body
+from api.uploads import BODY, receive, referring, refuse_body
 from pruning.formats.names import ARCHITECTURE_NAMES
 from store import intake, listing
 from store.blobs import StoredBlob
@@ -40,7 +40,14 @@ InputShape = Annotated[
     "/models",
     status_code=201,
     openapi_extra=BODY,
-    responses=documented(*EVERYWHERE, "unsupported_format", "invalid_content", "too_large", "unsupported_media_type"),
+    responses=documented(
+        *EVERYWHERE,
+        "unsupported_format",
+        "invalid_content",
+        "too_large",
+        "unsupported_media_type",
+        "insufficient_storage",
+    ),
 )
 async def create_model(
     request: Request,
@@ -109,7 +116,7 @@ def _known(architecture: str | None, format: str) -> str:
 def _create(
     services: Services, project_id: str, name: str, format: str, spec: dict[str, Any], blob: StoredBlob | None
 ) -> ModelDocument:
-    with services.database.transaction() as session:
+    with referring(services, blob), services.database.transaction() as session:
         model = intake.add_model(session, project_id=project_id, name=name, format=format, spec=spec, blob=blob)
         created = _document(model, blob.size_bytes if blob else None)
     services.bell.ring(INTAKE)
@@ -147,7 +154,7 @@ def delete_model(services: Here, project_id: ProjectId, model_id: RowId) -> None
         try:
             session.flush()
         except IntegrityError:
-            raise Problem("in_use", f"a job refers to {model_id}") from None
+            raise Problem("in_use", f"a job refers to {model_id}; delete the job first") from None
 
 
 def _document(row: Model, size_bytes: int | None) -> ModelDocument:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from fastapi import APIRouter
@@ -15,9 +14,9 @@ from api.pages import Page, RowId, found, missing
 from api.problems import EVERYWHERE, documented
 from api.routes.artifacts import artifact_document
 from api.services import Here
-from pruning.selection import quality
+from pruning.selection import RoundRecord, pareto_front
 from store import jobs, listing
-from store.tables import Job, Round
+from store.tables import Job
 
 router = APIRouter(tags=["rounds"], route_class=KeyedRoute)
 
@@ -42,7 +41,12 @@ def get_round(services: Here, project_id: ProjectId, job_id: RowId, number: str)
 
 def round_documents(session: Session, job: Job) -> list[RoundDocument]:
     rounds = jobs.stored_rounds(session, job.id)
-    front = pareto_front(rounds)
+    front = pareto_front(
+        [
+            RoundRecord(row.position, row.number, row.sparsity, row.report["metrics"].get("validation") or {})
+            for row in rounds
+        ]
+    )
     artifacts: dict[int, list[ArtifactDocument]] = {}
     for offered in listing.offered_artifacts(session, job):
         artifacts.setdefault(offered.artifact.position, []).append(artifact_document(offered))
@@ -70,22 +74,4 @@ def delta(metrics: dict[str, Any], dense: dict[str, Any]) -> dict[str, dict[str,
         split: {name: value - dense[split][name] for name, value in values.items() if name in dense[split]}
         for split, values in metrics.items()
         if split in dense
-    }
-
-
-def pareto_front(rounds: Sequence[Round]) -> set[int]:
-    """Positions of the trained rounds that no other beats: none is at least as sparse and as good (`quality` of its
-    validation metrics), and better in one of the two. Rounds that are equal in both stand on the front together."""
-    measured = [
-        (round_.sparsity, quality(round_.report["metrics"]["validation"]), round_.position)
-        for round_ in rounds
-        if round_.report["metrics"].get("validation")
-    ]
-    return {
-        position
-        for sparsity, good, position in measured
-        if not any(
-            other_sparsity >= sparsity and other_good >= good and (other_sparsity, other_good) != (sparsity, good)
-            for other_sparsity, other_good, _ in measured
-        )
     }

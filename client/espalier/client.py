@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
-from espalier.errors import EspalierError, JobFailed, NotReady, WaitTimedOut
+from espalier.errors import ApiError, EspalierError, JobFailed, NotReady, WaitTimedOut
 from espalier.files import Arrays, Upload, arrays_as_npz, opened, write_checked
 from espalier.shapes import Artifact, Dataset, Job, Model, Round
 from espalier.transport import Transport
@@ -100,6 +100,14 @@ class Client:
         dataset: Dataset = self._transport.get(_path("datasets", dataset_id))
         return dataset
 
+    def delete_model(self, model_id: str) -> None:
+        """Not while a job refers to it. It may be gone already."""
+        self._delete("models", model_id)
+
+    def delete_dataset(self, dataset_id: str) -> None:
+        """Not while a job refers to it. It may be gone already."""
+        self._delete("datasets", dataset_id)
+
     # Jobs
 
     def create_job(
@@ -129,6 +137,11 @@ class Client:
         """Safe to repeat. A running job stops shortly after; its completed rounds are kept."""
         job: Job = self._transport.patiently(lambda: self._transport.send("POST", _path("jobs", job_id, "cancel")))
         return job
+
+    def delete_job(self, job_id: str) -> None:
+        """With its rounds and artifacts, once it has ended (else ApiError, 409: cancel it first). It may be gone
+        already."""
+        self._delete("jobs", job_id)
 
     def rounds(self, job_id: str) -> list[Round]:
         """What is stored so far, in order; the unnumbered final entry last, where the recipe makes one."""
@@ -182,7 +195,20 @@ class Client:
 
         return self._transport.patiently(attempt)
 
-    # How it waits and turns pages
+    # How it deletes, waits and turns pages
+
+    def _delete(self, *path: str) -> None:
+        """Patiently, so a second request may find nothing, because the answer to the first was lost."""
+
+        def attempt() -> None:
+            try:
+                with self._transport.stream("DELETE", _path(*path)):
+                    pass
+            except ApiError as error:
+                if error.status != 404:
+                    raise
+
+        self._transport.patiently(attempt)
 
     def _ready(self, read: Callable[[], Any]) -> Any:
         document = next(d for d in self._watch(read, INTAKE_INTERVAL_SECONDS) if d["status"] != "validating")

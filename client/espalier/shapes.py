@@ -76,6 +76,7 @@ class Job(TypedDict):
     created_at: str
     started_at: str | None
     finished_at: str | None
+    expires_at: str | None
 
 
 class Sparsity(TypedDict):

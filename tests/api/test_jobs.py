@@ -100,6 +100,7 @@ def test_three_lines_make_a_job_and_the_rest_is_filled_in(client: TestClient, bo
         "queue_timeout_seconds": None,
         "deadline_seconds": None,
         "keep_rounds": "all",
+        "expires_in_seconds": None,
         "artifacts": ["model", "masks", "ticket"],
         "cache": "on",
         "metadata": {},

@@ -112,7 +112,7 @@ def test_damaged_content_is_named(fleet: Fleet, s3: S3Server) -> None:
     dataset = fleet.add_dataset()
     bucket = S3Store("bucket", prefix="prefix", client_options={"allow_http": True})
     digest = dataset.blob_digest
-    obstore.put(bucket, f"{digest[:2]}/{digest}", b"something else")
+    obstore.put(bucket, f"{digest[:2]}/{fleet.located(digest).name}", b"something else")
     invalid = fleet.ready(dataset)
     assert invalid.status == "invalid"
     assert invalid.error["retryable"] is True
