@@ -16,7 +16,7 @@ from starlette.responses import RedirectResponse
 from api import auth, openapi
 from api.edge import Edge
 from api.problems import EVERYWHERE, documented, on_http_exception, on_programming_error, on_store_unavailable
-from api.routes import artifacts, catalogue, datasets, health, jobs, models, reports, rounds
+from api.routes import artifacts, catalogue, datasets, health, jobs, models, reports, rounds, uploads
 from api.services import opened
 from api.validation import on_invalid_request
 from store.blobs import BlobsAway, Vanishing
@@ -62,7 +62,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 def _v1() -> APIRouter:
     """All that needs a key."""
     v1 = APIRouter(responses=documented(*EVERYWHERE), dependencies=[auth.DOCUMENTED])
-    for resource in (models, datasets, jobs, rounds, reports, artifacts, catalogue):
+    for resource in (uploads, models, datasets, jobs, rounds, reports, artifacts, catalogue):
         v1.include_router(resource.router)
     return v1
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request
 
+from api.hashes import Hashes
 from store.blobs import BlobStore, open_blobs
 from store.database import Database
 from store.queue import Bell
@@ -21,6 +22,7 @@ class Services:
     database: Database
     blobs: BlobStore
     bell: Bell
+    hashes: Hashes = field(default_factory=Hashes)
 
 
 @contextmanager

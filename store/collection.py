@@ -25,7 +25,7 @@ from sqlalchemy.orm import Session
 
 from store.blobs import BlobStore, discard
 from store.database import Database, now
-from store.tables import Base, Blob, DiscardedCopy, Project
+from store.tables import Base, Blob, DiscardedCopy, Project, UploadPart
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +77,11 @@ def remove_strays(database: Database, blobs: BlobStore, shard: str) -> int:
         return 0
     # A transaction that writes: on SQLite it waits for one that is about to name a copy, however long that took.
     with database.transaction() as session:
-        named = set(session.scalars(select(Blob.name).where(Blob.name.in_(old))))
+        named = {
+            name
+            for column in (Blob.name, UploadPart.name)
+            for name in session.scalars(select(column).where(column.in_(old)))
+        }
     strays = [name for name in old if name not in named]
     for name in strays:
         blobs.remove(name)
