@@ -125,8 +125,7 @@ def mismatching_offset(expected: int, provided: int) -> Problem:
         f"the upload waits for byte {expected}, and this content begins at {provided}; go on from {expected}",
         param="header:upload-offset",
         headers={"Upload-Offset": str(expected), "Upload-Complete": "?0"},
-        **draft_type("mismatching-upload-offset"),
-        **{"expected-offset": expected, "provided-offset": provided},
+        **(draft_type("mismatching-upload-offset") | {"expected-offset": expected, "provided-offset": provided}),
     )
 
 

@@ -13,6 +13,8 @@ content: to upload the same again makes another copy of another name, which thos
 row names when they look, and none ever will, because a copy is referred to within half an hour or not at all. So it
 does not matter when they act on what they saw, how often, or how many of them there are: one that was stopped for a
 week removes what is gone. Killed between two steps, it leaves a note for the next, or a copy for step 3.
+
+Parts of uploads that are not whole yet lie among the copies, and go in steps 2 and 3 as they do.
 """
 
 from __future__ import annotations

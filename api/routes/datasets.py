@@ -50,7 +50,8 @@ async def create_dataset(
     name: Name = "dataset",
     upload: UploadId = None,
 ) -> DatasetDocument:
-    """Upload the file as the raw body, or name a resumable `upload`: `train.inputs`, `train.targets`, and optionally `validation.*` and `test.*`.
+    """Upload the file as the raw body, or name a resumable `upload`: `train.inputs`, `train.targets`, and optionally
+    `validation.*` and `test.*`.
 
     It is validated next: poll until `status` is ready or invalid.
     """

@@ -67,7 +67,8 @@ async def create_model(
     seed: Annotated[int | None, Query(ge=0, lt=2**63, description="format=architecture only; 0")] = None,
     upload: UploadId = None,
 ) -> ModelDocument:
-    """Upload the file as the raw body, or name a resumable `upload`. It is validated next: poll until `status` is ready or invalid.
+    """Upload the file as the raw body, or name a resumable `upload`. It is validated next: poll until
+    `status` is ready or invalid.
 
     `format=exported_program` takes what `torch.export.save` wrote of any network: it says itself what it consists of.
     `format=safetensors` takes the weights of the named `architecture`. With `format=architecture` the body is empty and

@@ -5,6 +5,9 @@ A model or dataset is made of a complete one: `POST /v1/models?upload=upl_...`.
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
+
 from fastapi import APIRouter, Request, Response
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
@@ -160,10 +163,8 @@ def tell_offset(services: Here, project_id: ProjectId, upload_id: RowId) -> Resp
     with GET."""
     upload = _found_now(services, project_id, upload_id)
     if upload.blob_digest is None:
-        try:
+        with suppress(Superseded):  # it was completed, or deleted, this very moment
             _take_turn(services, upload_id)
-        except Superseded:
-            pass  # it was completed, or deleted, this very moment
         upload = _found_now(services, project_id, upload_id)
     return Response(status_code=204, headers=_head(services, upload))
 
@@ -185,13 +186,11 @@ def delete_upload(services: Here, project_id: ProjectId, upload_id: RowId) -> No
 
 def _length(said: Said, content_bytes: int | None, offset: int, known_bytes: int | None) -> int | None:
     """Of the whole, by all that say it."""
-    lengths = {known_bytes, said.length_bytes}
-    if said.complete and content_bytes is not None:
-        lengths.add(offset + content_bytes)
-    lengths -= {None}
+    to_its_end = offset + content_bytes if said.complete and content_bytes is not None else None
+    lengths = {length for length in (known_bytes, said.length_bytes, to_its_end) if length is not None}
     if len(lengths) > 1:
         raise upload_headers.inconsistent_length(
-            f"the length of the whole is said to be {' and '.join(map(str, sorted(map(int, filter(None, lengths)))))}: "
+            f"the length of the whole is said to be {' and '.join(map(str, sorted(lengths)))}: "
             "Upload-Length, now and before, and the end of the last request's content must agree"
         )
     return lengths.pop() if lengths else None
@@ -244,10 +243,8 @@ def _found(session: Session, project_id: str, upload_id: str) -> Upload:
 
 
 def _head(services: Services, upload: Upload) -> dict[str, str]:
-    left_seconds = services.settings.upload_expiry_hours * 3600
-    return upload_headers.state(
-        upload.offset_bytes, upload.blob_digest is not None, upload.length_bytes
-    ) | upload_headers.limits(services.settings, left_seconds)
+    state = upload_headers.state(upload.offset_bytes, upload.blob_digest is not None, upload.length_bytes)
+    return state | upload_headers.limits(services.settings, upload.expires_at - time.time())
 
 
 def _document(row: Upload) -> UploadDocument:
