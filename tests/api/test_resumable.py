@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 import os
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,12 +15,15 @@ from starlette.testclient import TestClient
 
 from api import resumable
 from api.app import create_app
+from api.resumable import Arrival
+from api.upload_headers import Said
 from store import uploads
 from store.blobs import located, open_blobs
 from store.collection import collect, remove_discarded
 from store.database import Database
 from store.settings import Settings
 from store.tables import Blob, Upload, UploadPart
+from store.uploads import Superseded
 
 Refused = Callable[..., dict[str, Any]]
 DRAFT = "https://iana.org/assignments/http-problem-types#"
@@ -304,8 +306,9 @@ def test_the_collector_leaves_parts_alone(up: Uploading, settings: Settings, dat
     """Even one for which all is old."""
     up.begin(b"12345")
     hasty = open_blobs(settings.model_copy(update={"blob_grace_seconds": 1e-6}))
-    for shard in range(256):
-        collect(database, hasty, f"{shard:02x}")
+    with database.reading() as session:
+        [name] = session.scalars(select(UploadPart.name))
+    collect(database, hasty, name[:2])
     assert up.append(b"67890", 5, complete=True).json()["sha256"] == hashlib.sha256(b"1234567890").hexdigest()
 
 
@@ -323,54 +326,96 @@ def test_another_process_goes_on(up: Uploading, client: TestClient, settings: Se
     assert content_of(settings, database, done.json()["sha256"]) == content
 
 
+@pytest.fixture
+def arriving(up: Uploading, client: TestClient) -> Iterator[Callable[[], Arrival]]:
+    """A further request to `up`, content of which comes as the test says."""
+    arrivals: list[Arrival] = []
+    app: Any = client.app
+
+    def begin() -> Arrival:
+        services = app.state.services
+        with services.database.transaction() as session:
+            turn = uploads.take_turn(session, up.path.rpartition("/")[2], 3600)
+        said = Said(complete=True, offset_bytes=None, length_bytes=None, content_digest=None, repr_digest=None)
+        arrivals.append(Arrival(services, turn, said, 1 << 20))
+        return arrivals[-1]
+
+    yield begin
+    for arrival in arrivals:
+        arrival.close()
+
+
 @ON_BOTH_STORES
+@pytest.mark.parametrize("counted", [False, True], ids=["", "counted before"])
 def test_the_later_of_two_writers_counts(
-    up: Uploading, client: TestClient, settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
+    up: Uploading, arriving: Callable[[], Arrival], settings: Settings, database: Database, counted: bool
 ) -> None:
     """The earlier one hangs with its file open, and goes on when the later one has counted: nothing of it is there."""
-    monkeypatch.setattr(resumable, "CHUNK_BYTES", 4)
     up.begin(b"head")
-    has_begun, may_go_on = threading.Event(), threading.Event()
+    earlier = arriving()
+    earlier.write(b"more")
+    if counted:
+        earlier.count()
+        earlier.write(b"XXXX")
+    stop = 8 if counted else 4
+    assert up.offset == stop
+    assert up.append(b"tail", stop).status_code == 204
+    earlier.write(b"XXXX")
+    with pytest.raises(Superseded):
+        earlier.count()
+    with pytest.raises(Superseded):
+        earlier.complete()
+    later = arriving()
+    earlier.write(b"XXXX")
+    later.write(b".")
+    earlier.write(b"XXXX")
+    later.count()
+    later.complete()
+    earlier.write(b"XXXX")
+    done = up.client.get(up.path).json()
+    expected = b"headmoretail." if counted else b"headtail."
+    assert content_of(settings, database, done["sha256"]) == expected
+    assert done["sha256"] == hashlib.sha256(expected).hexdigest()
 
-    def slowly() -> Iterator[bytes]:
-        yield b"XXXX"
-        yield b"XXXX"
-        has_begun.set()
-        assert may_go_on.wait(20)
-        yield b"XXXX"
 
-    answers: list[Any] = []
-    with TestClient(create_app(settings), headers=client.headers) as elsewhere:
-        earlier = Uploading(elsewhere)
-        earlier.path = up.path
-        thread = threading.Thread(target=lambda: answers.append(earlier.append(slowly(), 4, complete=True)))
-        thread.start()
-        assert has_begun.wait(20)
-        assert up.offset == 4
-        assert up.append(b"tail", 4).status_code == 204
-        may_go_on.set()
-        thread.join()
-    assert (answers[0].status_code, answers[0].json()["code"]) == (409, "superseded")
-    done = up.append(b".", 8, complete=True).json()
-    assert content_of(settings, database, done["sha256"]) == b"headtail."
-    assert done["sha256"] == hashlib.sha256(b"headtail.").hexdigest()
+def test_a_turn_that_is_lost_before_its_file_is_opened_cuts_nothing(
+    up: Uploading, arriving: Callable[[], Arrival]
+) -> None:
+    up.begin(b"head")
+    late = arriving()
+    assert up.append(b"tail", 4).status_code == 204
+    late.write(b"X")
+    late.close()
+    assert up.append(b".", 8, complete=True).json()["sha256"] == hashlib.sha256(b"headtail.").hexdigest()
 
 
 def test_what_comes_is_counted_while_it_comes(
-    up: Uploading, database: Database, monkeypatch: pytest.MonkeyPatch
+    up: Uploading, arriving: Callable[[], Arrival], database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resumable, "CHUNK_BYTES", 4)
     monkeypatch.setattr(resumable, "COUNT_BYTES", 4)
-    monkeypatch.setattr(resumable, "COUNT_SECONDS", 0)
     up.begin(b"head")
-    seen: list[int] = []
+    arrival = arriving()
+    for seconds, counted in ((0, 8), (3600, 8), (0, 16)):
+        monkeypatch.setattr(resumable, "COUNT_SECONDS", seconds)
+        arrival.write(b"1234")
+        assert up.client.get(up.path).json()["offset_bytes"] == counted
+    arrival.write(b"12")
+    arrival.count_what_came()
+    assert (up.offset, parts(database)) == (18, [(0, 18)]), "one file, which grows"
 
-    def watched() -> Iterator[bytes]:
-        for _ in range(6):
-            yield b"1234"
-            with database.reading() as session:
-                seen.extend(session.scalars(select(Upload.offset_bytes)))
 
-    done = up.append(watched(), 4, complete=True)
-    assert done.json()["sha256"] == hashlib.sha256(b"head" + b"1234" * 6).hexdigest()
-    assert seen[-1] >= 20, "while one piece is written, the next one is gathered"
+def test_two_that_put_the_same_whole_together(up: Uploading, arriving: Callable[[], Arrival]) -> None:
+    """The answer to the first took too long, and the client asked again."""
+    up.begin(b"whole")
+    first = arriving()
+    with database_of(first).transaction() as session:
+        closed = uploads.close(session, first._turn, 5)
+    assert up.append(b"", 5, complete=True).status_code == 200
+    with database_of(first).transaction() as session:
+        uploads.complete(session, first._turn.upload_id, first._whole(closed), 3600)
+    assert up.client.get(up.path).json()["complete"] is True
+
+
+def database_of(arrival: Arrival) -> Database:
+    database: Database = arrival._services.database
+    return database

@@ -15,7 +15,7 @@ Trouble = tuple[int, Literal["cut", "hang"] | Callable[[], object]]
 
 
 class Proxy:
-    """`cut` closes both sides; `hang` closes the client's and lets the server wait for more; anything else is called."""
+    """`cut` closes both sides; `hang` closes the client's and lets the server wait for more; others are called."""
 
     def __init__(self, port: int, *troubles: Trouble, bytes_a_second: float = float("inf")) -> None:
         self._port, self._troubles, self._rate = port, list(troubles), bytes_a_second
