@@ -31,25 +31,35 @@ async def arrive(request: Request, services: Services, turn: Turn, said: Said, l
     """The request's content into the upload, and where it says so, its end; the new offset. Raises Problem."""
     most_bytes = services.settings.max_upload_bytes if length_bytes is None else length_bytes
     arrival = Arrival(services, turn, said, most_bytes)
-    try:
+    receiving = asyncio.create_task(drained(request.stream(), arrival.write))
+    with services.underway.registered(turn.upload_id, receiving):
         try:
-            await drained(request.stream(), arrival.write)
-        except ClientDisconnect:
-            await run_in_threadpool(arrival.count_what_came)
-            raise
-        await run_in_threadpool(arrival.count)
-        if said.complete:
-            if length_bytes not in (None, arrival.stop_bytes):
-                raise inconsistent_length(f"the upload ends at byte {arrival.stop_bytes}, not at {length_bytes}")
-            await run_in_threadpool(arrival.complete)
-    except TooLarge:
-        await run_in_threadpool(drop, services, turn.upload_id)
-        raise too_large(services.settings, most_bytes) from None
-    except Superseded:
-        raise superseded(turn.upload_id) from None
-    finally:
-        await run_in_threadpool(arrival.close)
+            await _received(receiving, arrival)
+            await run_in_threadpool(arrival.count)
+            if said.complete:
+                if length_bytes not in (None, arrival.stop_bytes):
+                    raise inconsistent_length(f"the upload ends at byte {arrival.stop_bytes}, not at {length_bytes}")
+                await run_in_threadpool(arrival.complete)
+        except TooLarge:
+            await run_in_threadpool(drop, services, turn.upload_id)
+            raise too_large(services.settings, most_bytes) from None
+        except Superseded:
+            raise superseded(turn.upload_id) from None
+        finally:
+            await run_in_threadpool(arrival.close)
     return arrival.stop_bytes
+
+
+async def _received(receiving: asyncio.Task[None], arrival: Arrival) -> None:
+    """Where the connection is cut, or a later request has this one let go, what came counts. Raises Superseded."""
+    try:
+        await receiving
+    except (ClientDisconnect, asyncio.CancelledError) as cut:
+        await run_in_threadpool(arrival.count_what_came)
+        current = asyncio.current_task()
+        if isinstance(cut, ClientDisconnect) or (current is not None and current.cancelling()):
+            raise
+        raise Superseded from None
 
 
 def superseded(upload_id: str) -> Problem:
@@ -68,7 +78,7 @@ async def drained(chunks: AsyncIterator[bytes], write: Callable[[bytes], None]) 
     try:
         async for piece in _pieces(chunks):
             if writing is not None:
-                await writing
+                await asyncio.shield(writing)  # a cancelled task must not leave the thread to itself
             writing = asyncio.ensure_future(run_in_threadpool(write, piece))
     finally:
         if writing is not None:
@@ -79,7 +89,7 @@ async def _pieces(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """The stream in pieces of CHUNK_BYTES or a little more, the last one perhaps less; none is empty."""
     gathered: list[bytes] = []
     num_bytes = 0
-    cut: ClientDisconnect | None = None
+    cut: BaseException | None = None
     try:
         async for chunk in chunks:
             gathered.append(chunk)
@@ -87,7 +97,7 @@ async def _pieces(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
             if num_bytes >= CHUNK_BYTES:
                 yield b"".join(gathered)
                 gathered, num_bytes = [], 0
-    except ClientDisconnect as error:
+    except (ClientDisconnect, asyncio.CancelledError) as error:
         cut = error
     if num_bytes:
         yield b"".join(gathered)

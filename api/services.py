@@ -10,6 +10,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from api.hashes import Hashes
+from api.underway import Underway
 from store.blobs import BlobStore, open_blobs
 from store.database import Database
 from store.queue import Bell
@@ -23,6 +24,7 @@ class Services:
     blobs: BlobStore
     bell: Bell
     hashes: Hashes = field(default_factory=Hashes)
+    underway: Underway = field(default_factory=Underway)
 
 
 @contextmanager

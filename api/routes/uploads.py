@@ -135,6 +135,7 @@ async def append(request: Request, services: Here, project_id: ProjectId, upload
     content_bytes = declared_bytes(request)
     if upload.blob_digest is not None:
         raise _completed(upload, content_bytes)
+    await services.underway.let_go(upload_id)
     try:
         turn = await run_in_threadpool(_take_turn, services, upload_id)
     except Superseded:
@@ -158,14 +159,14 @@ async def append(request: Request, services: Here, project_id: ProjectId, upload
     status_code=204,
     responses=documented(*EVERYWHERE, "not_found"),
 )
-def tell_offset(services: Here, project_id: ProjectId, upload_id: RowId) -> Response:
+async def tell_offset(services: Here, project_id: ProjectId, upload_id: RowId) -> Response:
     """`Upload-Offset`, to go on from. A request that still brings content to it counts no more from here on: look on
     with GET."""
-    upload = _found_now(services, project_id, upload_id)
-    if upload.blob_digest is None:
-        with suppress(Superseded):  # it was completed, or deleted, this very moment
-            _take_turn(services, upload_id)
-        upload = _found_now(services, project_id, upload_id)
+    await run_in_threadpool(_found_now, services, project_id, upload_id)
+    await services.underway.let_go(upload_id)
+    with suppress(Superseded):  # it is complete, or was deleted this very moment
+        await run_in_threadpool(_take_turn, services, upload_id)
+    upload = await run_in_threadpool(_found_now, services, project_id, upload_id)
     return Response(status_code=204, headers=_head(services, upload))
 
 
