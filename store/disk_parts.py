@@ -73,9 +73,15 @@ class DiskPartWriter(PartWriter):
 def locked(path: Path, least_bytes: int) -> FileIO | None:
     """The file, locked; None where somebody holds it, or it is not what was counted."""
     try:
-        file = path.open("r+b", buffering=0)
+        with contextlib.suppress(PermissionError):
+            return _locked(path.open("r+b", buffering=0), least_bytes)
+        path.chmod(0o644)  # it was to become a blob, and its process was killed before the row said so
+        return _locked(path.open("r+b", buffering=0), least_bytes)
     except FileNotFoundError:
         return None
+
+
+def _locked(file: FileIO, least_bytes: int) -> FileIO | None:
     with contextlib.suppress(BlockingIOError):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.fstat(file.fileno()).st_size >= least_bytes:

@@ -6,7 +6,9 @@ import base64
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,7 +20,7 @@ from api.app import create_app
 from api.resumable import Arrival
 from api.upload_headers import Said
 from store import uploads
-from store.blobs import located, open_blobs
+from store.blobs import Vanishing, located, open_blobs
 from store.collection import collect, remove_discarded
 from store.database import Database
 from store.settings import Settings
@@ -402,6 +404,20 @@ def test_what_comes_is_counted_while_it_comes(
     arrival.write(b"12")
     arrival.count_what_came()
     assert (up.offset, parts(database)) == (18, [(0, 18)]), "one file, which grows"
+
+
+def test_a_part_that_no_row_named_for_too_long_does_not_count(
+    up: Uploading, arriving: Callable[[], Arrival], database: Database
+) -> None:
+    """A collector may have taken it."""
+    up.begin()
+    arrival = arriving()
+    arrival.write(b"12345")
+    assert arrival._writer is not None
+    part = arrival._writer.settle()
+    with database.transaction() as session, pytest.raises(Vanishing):
+        uploads.count(session, arrival._turn, replace(part, refer_by=time.time() - 1), 3600)
+    assert up.offset == 0
 
 
 def test_two_that_put_the_same_whole_together(up: Uploading, arriving: Callable[[], Arrival]) -> None:
