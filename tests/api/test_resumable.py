@@ -2,42 +2,27 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import os
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from sqlalchemy import select
 from starlette.testclient import TestClient
+from uploading import ON_BOTH_STORES, Uploading, content_of, digest_field, parts
 
-from api import resumable
-from api.app import create_app
-from api.resumable import Arrival
-from api.upload_headers import Said
 from store import uploads
-from store.blobs import Vanishing, located, open_blobs
+from store.blobs import open_blobs
 from store.collection import collect, remove_discarded
 from store.database import Database
 from store.settings import Settings
 from store.tables import Blob, Upload, UploadPart
-from store.uploads import Superseded
 
 Refused = Callable[..., dict[str, Any]]
 DRAFT = "https://iana.org/assignments/http-problem-types#"
 KIB = 1024
-
-
-ON_BOTH_STORES = pytest.mark.parametrize("blob_kind", ["disk", "s3"], indirect=True)
-
-
-@pytest.fixture
-def blob_kind(request: pytest.FixtureRequest) -> str:
-    return str(getattr(request, "param", "disk"))
 
 
 @pytest.fixture
@@ -46,54 +31,9 @@ def settings(settings: Settings, blob_kind: str, request: pytest.FixtureRequest)
     return settings.model_copy(update={"blob_url": blob_url, "max_upload_bytes": 1 << 20, "max_open_uploads": 3})
 
 
-def digest_field(content: bytes) -> str:
-    return f"sha-256=:{base64.b64encode(hashlib.sha256(content).digest()).decode()}:"
-
-
 def safetensors(num_bytes: int) -> bytes:
     header = json.dumps({"w": {"dtype": "U8", "shape": [num_bytes], "data_offsets": [0, num_bytes]}}).encode()
     return len(header).to_bytes(8, "little") + header + os.urandom(num_bytes)
-
-
-class Uploading:
-    """A client's side of one upload."""
-
-    def __init__(self, client: TestClient) -> None:
-        self.client = client
-
-    def begin(self, content: bytes = b"", complete: bool = False, **headers: str) -> Any:
-        response = self.client.post("/v1/uploads", content=content, headers=self._headers(complete, headers))
-        if response.status_code == 201:
-            self.path = response.headers["location"]
-        return response
-
-    def append(self, content: bytes | Iterator[bytes], offset: int, complete: bool = False, **headers: str) -> Any:
-        media_type = {"Content-Type": "application/partial-upload", "Upload-Offset": str(offset)}
-        return self.client.patch(self.path, content=content, headers=media_type | self._headers(complete, headers))
-
-    @property
-    def offset(self) -> int:
-        return int(self.client.head(self.path).headers["upload-offset"])
-
-    @staticmethod
-    def _headers(complete: bool, more: dict[str, str]) -> dict[str, str]:
-        return {"Upload-Complete": f"?{complete:d}"} | {name.replace("_", "-"): value for name, value in more.items()}
-
-
-@pytest.fixture
-def up(client: TestClient) -> Uploading:
-    return Uploading(client)
-
-
-def content_of(settings: Settings, database: Database, digest: str) -> bytes:
-    with database.reading() as session:
-        blob = located(session, digest)
-    return b"".join(open_blobs(settings).read(blob))
-
-
-def parts(database: Database) -> list[tuple[int, int]]:
-    with database.reading() as session:
-        return [(part.start_bytes, part.size_bytes) for part in session.query(UploadPart)]
 
 
 @ON_BOTH_STORES
@@ -312,126 +252,3 @@ def test_the_collector_leaves_parts_alone(up: Uploading, settings: Settings, dat
         [name] = session.scalars(select(UploadPart.name))
     collect(database, hasty, name[:2])
     assert up.append(b"67890", 5, complete=True).json()["sha256"] == hashlib.sha256(b"1234567890").hexdigest()
-
-
-@ON_BOTH_STORES
-def test_another_process_goes_on(up: Uploading, client: TestClient, settings: Settings, database: Database) -> None:
-    """One that has seen nothing of what came before."""
-    content = os.urandom(200 * KIB)
-    up.begin(content[: 70 * KIB])
-    with TestClient(create_app(settings), headers=client.headers) as elsewhere:
-        theirs = Uploading(elsewhere)
-        theirs.path = up.path
-        assert theirs.append(content[70 * KIB : 140 * KIB], theirs.offset).status_code == 204
-    done = up.append(content[140 * KIB :], 140 * KIB, complete=True)
-    assert done.json()["sha256"] == hashlib.sha256(content).hexdigest()
-    assert content_of(settings, database, done.json()["sha256"]) == content
-
-
-@pytest.fixture
-def arriving(up: Uploading, client: TestClient) -> Iterator[Callable[[], Arrival]]:
-    """A further request to `up`, content of which comes as the test says."""
-    arrivals: list[Arrival] = []
-    app: Any = client.app
-
-    def begin() -> Arrival:
-        services = app.state.services
-        with services.database.transaction() as session:
-            turn = uploads.take_turn(session, up.path.rpartition("/")[2], 3600)
-        said = Said(complete=True, offset_bytes=None, length_bytes=None, content_digest=None, repr_digest=None)
-        arrivals.append(Arrival(services, turn, said, 1 << 20))
-        return arrivals[-1]
-
-    yield begin
-    for arrival in arrivals:
-        arrival.close()
-
-
-@ON_BOTH_STORES
-@pytest.mark.parametrize("counted", [False, True], ids=["", "counted before"])
-def test_the_later_of_two_writers_counts(
-    up: Uploading, arriving: Callable[[], Arrival], settings: Settings, database: Database, counted: bool
-) -> None:
-    """The earlier one hangs with its file open, and goes on when the later one has counted: nothing of it is there."""
-    up.begin(b"head")
-    earlier = arriving()
-    earlier.write(b"more")
-    if counted:
-        earlier.count()
-        earlier.write(b"XXXX")
-    stop = 8 if counted else 4
-    assert up.offset == stop
-    assert up.append(b"tail", stop).status_code == 204
-    earlier.write(b"XXXX")
-    with pytest.raises(Superseded):
-        earlier.count()
-    with pytest.raises(Superseded):
-        earlier.complete()
-    later = arriving()
-    earlier.write(b"XXXX")
-    later.write(b".")
-    earlier.write(b"XXXX")
-    later.count()
-    later.complete()
-    earlier.write(b"XXXX")
-    done = up.client.get(up.path).json()
-    expected = b"headmoretail." if counted else b"headtail."
-    assert content_of(settings, database, done["sha256"]) == expected
-    assert done["sha256"] == hashlib.sha256(expected).hexdigest()
-
-
-def test_a_turn_that_is_lost_before_its_file_is_opened_cuts_nothing(
-    up: Uploading, arriving: Callable[[], Arrival]
-) -> None:
-    up.begin(b"head")
-    late = arriving()
-    assert up.append(b"tail", 4).status_code == 204
-    late.write(b"X")
-    late.close()
-    assert up.append(b".", 8, complete=True).json()["sha256"] == hashlib.sha256(b"headtail.").hexdigest()
-
-
-def test_what_comes_is_counted_while_it_comes(
-    up: Uploading, arriving: Callable[[], Arrival], database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(resumable, "COUNT_BYTES", 4)
-    up.begin(b"head")
-    arrival = arriving()
-    for seconds, counted in ((0, 8), (3600, 8), (0, 16)):
-        monkeypatch.setattr(resumable, "COUNT_SECONDS", seconds)
-        arrival.write(b"1234")
-        assert up.client.get(up.path).json()["offset_bytes"] == counted
-    arrival.write(b"12")
-    arrival.count_what_came()
-    assert (up.offset, parts(database)) == (18, [(0, 18)]), "one file, which grows"
-
-
-def test_a_part_that_no_row_named_for_too_long_does_not_count(
-    up: Uploading, arriving: Callable[[], Arrival], database: Database
-) -> None:
-    """A collector may have taken it."""
-    up.begin()
-    arrival = arriving()
-    arrival.write(b"12345")
-    assert arrival._writer is not None
-    part = arrival._writer.settle()
-    with database.transaction() as session, pytest.raises(Vanishing):
-        uploads.count(session, arrival._turn, replace(part, refer_by=time.time() - 1), 3600)
-    assert up.offset == 0
-
-
-def test_two_that_put_the_same_whole_together(up: Uploading, arriving: Callable[[], Arrival]) -> None:
-    """The answer to the first took too long, and the client asked again."""
-    up.begin(b"whole")
-    first = arriving()
-    with database_of(first).transaction() as session:
-        closed = uploads.close(session, first._turn, 5)
-    assert up.append(b"", 5, complete=True).status_code == 200
-    with database_of(first).transaction() as session:
-        uploads.complete(session, first._turn.upload_id, first._whole(closed), 3600)
-    assert up.client.get(up.path).json()["complete"] is True
-
-
-def database_of(arrival: Arrival) -> Database:
-    database: Database = arrival._services.database
-    return database
