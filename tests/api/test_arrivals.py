@@ -6,6 +6,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -153,3 +154,16 @@ def test_two_that_put_the_same_whole_together(up: Uploading, arriving: Callable[
 def database_of(arrival: Arrival) -> Database:
     database: Database = arrival._services.database
     return database
+
+
+def test_of_many_that_begin_at_once_no_more_than_allowed_do(database: Database, project: str) -> None:
+    def begin(_: int) -> bool:
+        with database.transaction() as session:
+            try:
+                uploads.create(session, project, length_bytes=None, expected_digest=None, max_open=3, expiry_seconds=60)
+            except uploads.TooMany:
+                return False
+            return True
+
+    with ThreadPoolExecutor(6) as pool:
+        assert sum(pool.map(begin, range(12))) == 3
