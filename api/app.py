@@ -32,6 +32,7 @@ from api.routes import (
     provenance,
     reports,
     rounds,
+    uploads,
     workers,
 )
 from api.services import opened
@@ -91,7 +92,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 def _v1() -> APIRouter:
     """All that needs a key."""
     v1 = APIRouter(responses=documented(*EVERYWHERE), dependencies=[auth.DOCUMENTED])
-    for resource in (models, datasets, jobs, rounds, pareto, plots, reports, artifacts, links, provenance):
+    for resource in (uploads, models, datasets, jobs, rounds, pareto, plots, reports, artifacts, links, provenance):
         v1.include_router(resource.router)
     for resource in (catalogue, workers):
         v1.include_router(resource.router)

@@ -69,6 +69,17 @@ class DatasetDocument(BaseModel):
     created_at: datetime
 
 
+class UploadDocument(BaseModel):
+    id: str
+    object: Literal["upload"] = "upload"
+    complete: bool
+    offset_bytes: int = Field(description="how much has arrived; content goes on here")
+    length_bytes: int | None = Field(description="of the whole; null until the client has said it")
+    sha256: str | None = Field(description="of the whole; null until it is complete")
+    created_at: datetime
+    expires_at: datetime = Field(description="when it goes, if nothing more comes; what was made of it stays")
+
+
 class Progress(BaseModel):
     round: EntryName | None = Field(description="that is trained now, or was stored last; null before the first")
     rounds: int = Field(description="the number of the last round, if no floor ends the job before")

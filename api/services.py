@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request
 
+from api.hashes import Hashes
+from api.underway import Underway
 from store.blobs import BlobStore, open_blobs
 from store.database import Database
 from store.queue import Bell
@@ -21,6 +23,8 @@ class Services:
     database: Database
     blobs: BlobStore
     bell: Bell
+    hashes: Hashes = field(default_factory=Hashes)
+    underway: Underway = field(default_factory=Underway)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import scores, selection, steps, warm_start
+from benchmarks import scores, selection, steps, uploads, warm_start
 
 
 def main() -> None:
@@ -31,6 +31,7 @@ def main() -> None:
     say(steps.report(4 * given.turns, given.open_lth))
     say(scores.report(given.turns))
     say(warm_start.report(5 * given.turns))
+    say(uploads.report(256 << 20, given.turns))
     print(f"\n{time.monotonic() - started:.0f} s")
 
 

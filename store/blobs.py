@@ -19,7 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from sqlalchemy import select, update
 from sqlalchemy.dialects import postgresql, sqlite
@@ -31,6 +31,9 @@ from store.room import Full as Full
 from store.room import needing_room
 from store.settings import Settings
 from store.tables import Blob, DiscardedCopy
+
+if TYPE_CHECKING:
+    from store.parts import Goes_on, Part, PartWriter
 
 CHUNK_BYTES = 1 << 20
 NAME = re.compile(r"[0-9a-f]{64}(-[0-9a-f]{16})?")
@@ -113,6 +116,16 @@ class BlobStore(ABC):
     def free_bytes(self) -> int:
         """Room for what comes in."""
 
+    # For uploads that come in many parts.
+
+    @abstractmethod
+    def part_writer(self, last: Part | None, start_bytes: int, goes_on: Goes_on) -> PartWriter:
+        """For what follows on the last part, or begins."""
+
+    @abstractmethod
+    def whole(self, part: Part, digest: str) -> StoredBlob | None:
+        """A part that is all of the content, as a copy of it; None where that needs copying."""
+
     # For `collection.py` alone.
 
     @abstractmethod
@@ -149,6 +162,11 @@ class BlobStore(ABC):
     def drop(self, file: BinaryIO) -> None:
         """Leave nothing of a file that `begin` gave; it may have been kept."""
 
+    def new_copy(self, digest: str, size_bytes: int) -> StoredBlob:
+        """Its name, and from now on the time to refer to it."""
+        refer_by = time.time() + self.grace_seconds / 2  # from before: S3 dates an object by when it was begun
+        return StoredBlob(digest, size_bytes, f"{digest}-{secrets.token_hex(8)}", refer_by)
+
 
 class BlobWriter:
     """A blob on its way in. Leaving the `with` without `finish` leaves nothing."""
@@ -172,13 +190,11 @@ class BlobWriter:
 
     def finish(self) -> StoredBlob:
         """Raises BlobsAway, Full."""
-        digest = self._hash.hexdigest()
-        name = f"{digest}-{secrets.token_hex(8)}"
-        refer_by = time.time() + self._store.grace_seconds / 2  # from before: S3 dates an object by when it was begun
+        blob = self._store.new_copy(self._hash.hexdigest(), self.size_bytes)
         with needing_room():
             self._file.flush()
-            self._store.keep(self._file, name)
-        return StoredBlob(digest, self.size_bytes, name, refer_by)
+            self._store.keep(self._file, blob.name)
+        return blob
 
     def __exit__(self, *_exc: object) -> None:
         self._store.drop(self._file)

@@ -13,6 +13,8 @@ content: to upload the same again makes another copy of another name, which thos
 row names when they look, and none ever will, because a copy is referred to within half an hour or not at all. So it
 does not matter when they act on what they saw, how often, or how many of them there are: one that was stopped for a
 week removes what is gone. Killed between two steps, it leaves a note for the next, or a copy for step 3.
+
+Parts of uploads that are not whole yet lie among the copies, and go in steps 2 and 3 as they do.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from sqlalchemy.orm import Session
 
 from store.blobs import BlobStore, discard
 from store.database import Database, now
-from store.tables import Base, Blob, DiscardedCopy, Project
+from store.tables import Base, Blob, DiscardedCopy, Project, UploadPart
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +81,11 @@ def remove_strays(database: Database, blobs: BlobStore, shard: str) -> int:
     for some in (old[start : start + BATCH] for start in range(0, len(old), BATCH)):
         # A transaction that writes: on SQLite it waits for one that is about to name a copy, however long that took.
         with database.transaction() as session:
-            named = set(session.scalars(select(Blob.name).where(Blob.name.in_(some))))
+            named = {
+                name
+                for column in (Blob.name, UploadPart.name)
+                for name in session.scalars(select(column).where(column.in_(some)))
+            }
         strays = [name for name in some if name not in named]
         for name in strays:
             blobs.remove(name)

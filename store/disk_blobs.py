@@ -13,12 +13,13 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from store.blobs import CHUNK_BYTES, NAME, BlobStore, Damaged, StoredBlob
-from store.room import BlobsAway, free_bytes, is_full, needing_room
+from store.disk_parts import DiskPartWriter, locked, sync_folder
+from store.parts import Goes_on, Part, PartWriter
+from store.room import free_bytes, is_full, needing_folder, needing_room
 
 OWNER = "owner"
 
@@ -59,6 +60,32 @@ class DiskBlobs(BlobStore):
     def free_bytes(self) -> int:
         return free_bytes(self.root)
 
+    def part_writer(self, last: Part | None, start_bytes: int, goes_on: Goes_on) -> PartWriter:
+        return DiskPartWriter(self.path, last, start_bytes, goes_on, self.grace_seconds)
+
+    def whole(self, part: Part, digest: str) -> StoredBlob | None:
+        """A second name for the file; the first is the collector's once the upload is complete. None where its lock is
+        taken, or hard links do not reach."""
+        file = locked(self.path(part.name), part.size_bytes)
+        if file is None:
+            return None
+        with file:
+            file.truncate(part.size_bytes)
+            blob = self.new_copy(digest, part.size_bytes)
+            final = self.path(blob.name)
+            self._make_folder(final.parent)
+            try:
+                os.fchmod(file.fileno(), 0o444)
+                os.utime(file.fileno())
+                os.fsync(file.fileno())
+                os.link(file.name, final)
+            except OSError as error:
+                if is_full(error):
+                    raise
+                return None
+            sync_folder(final.parent)
+        return blob
+
     def owner(self, claimant: str) -> str:
         path = self.root / OWNER
         if not path.exists():
@@ -95,20 +122,18 @@ class DiskBlobs(BlobStore):
         return os.access(self._incoming, os.W_OK | os.X_OK)
 
     def begin(self) -> BinaryIO:
-        with needing_room(), _there():
+        with needing_room(), needing_folder():
             return (self._incoming / os.urandom(16).hex()).open("xb")
 
     def keep(self, file: BinaryIO, name: str) -> None:
-        with _there():
+        with needing_folder():
             os.fchmod(file.fileno(), 0o444)
             os.utime(file.fileno())  # its age counts from here, however slowly it came
             os.fsync(file.fileno())
             final = self.path(name)
-            if not final.parent.exists():
-                final.parent.mkdir(exist_ok=True)
-                _sync_folder(self.root)
+            self._make_folder(final.parent)
             Path(file.name).rename(final)
-            _sync_folder(final.parent)
+            sync_folder(final.parent)
 
     def drop(self, file: BinaryIO) -> None:
         with contextlib.suppress(OSError):  # where no room is left, what is still to be flushed fails once more
@@ -116,25 +141,10 @@ class DiskBlobs(BlobStore):
         with contextlib.suppress(OSError):  # gone already, or the folder is away: `clear_incoming` finds it later
             Path(file.name).unlink()
 
+    def _make_folder(self, folder: Path) -> None:
+        if not folder.exists():
+            folder.mkdir(exist_ok=True)
+            sync_folder(self.root)
+
     def path(self, name: str) -> Path:
         return self.root / name[:2] / name
-
-
-@contextmanager
-def _there() -> Iterator[None]:
-    """A folder that is not mounted, or takes no writes, as BlobsAway."""
-    try:
-        yield
-    except OSError as error:
-        if is_full(error):
-            raise
-        raise BlobsAway(f"the blob folder is away: {error.strerror}") from error
-
-
-def _sync_folder(folder: Path) -> None:
-    """A rename survives a power cut only once its folder is synced."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -42,6 +42,17 @@ def needing_room() -> Iterator[None]:
         raise
 
 
+@contextmanager
+def needing_folder() -> Iterator[None]:
+    """A folder that is not mounted, or takes no writes, as BlobsAway."""
+    try:
+        yield
+    except OSError as error:
+        if is_full(error):
+            raise
+        raise BlobsAway(f"the blob folder is away: {error.strerror}") from error
+
+
 def free_bytes(folder: Path) -> int:
     """What others than root may still write there."""
     return shutil.disk_usage(folder).free

@@ -29,6 +29,7 @@ from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
 from store.blobs import NAME, BlobStore, Damaged, StoredBlob
+from store.parts import GatheredPartWriter, Goes_on, Part, PartWriter
 from store.room import BlobsAway, free_bytes, needing_room
 
 log = logging.getLogger(__name__)
@@ -91,6 +92,12 @@ class S3Blobs(BlobStore):
     def free_bytes(self) -> int:
         """Of the folder that uploads pass through; the bucket has room."""
         return free_bytes(self._scratch)
+
+    def part_writer(self, last: Part | None, start_bytes: int, goes_on: Goes_on) -> PartWriter:  # noqa: ARG002
+        return GatheredPartWriter(self, start_bytes)
+
+    def whole(self, part: Part, digest: str) -> StoredBlob | None:  # noqa: ARG002 - an object has one name
+        return None
 
     def owner(self, claimant: str) -> str:
         """Of two that claim it within the same moment both may be told that it is theirs, once: S3's conditional puts

@@ -43,6 +43,10 @@ class Settings(BaseSettings):
     min_free_bytes: int = Field(512 * 2**20, ge=0)
     """With less room than this on its disk the API takes no uploads, and a worker no work."""
     max_upload_bytes: int = Field(4 * 2**30, ge=1)
+    upload_expiry_hours: float = Field(24, gt=0)
+    """How long a resumable upload stays after its last byte, and after its end, where nothing was made of it."""
+    max_open_uploads: int = Field(64, ge=1)
+    """Resumable uploads of one project that have begun and not ended."""
     default_pool: str = "cpu"
     worker_pool: str = "cpu"
     """The pool that this worker serves, one Celery queue each."""

@@ -145,6 +145,45 @@ class Counter(Base):
     value: Mapped[float]
 
 
+class Upload(Base):
+    """A resumable upload. Its changes go through `store.uploads` and nothing else."""
+
+    __tablename__ = "uploads"
+    __table_args__ = (
+        Index(None, "project_id", "id"),
+        Index(None, "expires_at"),
+        Index(None, "blob_digest"),
+    )
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    length_bytes: Mapped[int | None] = mapped_column(default=None)
+    """Of the whole, once the client has said it; then it stays so."""
+    offset_bytes: Mapped[int] = mapped_column(default=0)
+    """How much has arrived and would survive a power cut. Never falls."""
+    turn: Mapped[int] = mapped_column(default=0)
+    """Only ever rises: the fencing token. The request that raised it last is the one whose content counts."""
+    expected_digest: Mapped[str | None] = mapped_column(String(64), default=None)
+    """What the client promised of the whole; null: nothing."""
+    blob_digest: Mapped[str | None] = mapped_column(ForeignKey("blobs.digest"), default=None)
+    """The whole; null until the upload is complete."""
+    created_at: Mapped[float]
+    expires_at: Mapped[float]
+
+
+class UploadPart(Base):
+    """Counted content of an upload that is not complete, in the order of `start_bytes`, without gaps."""
+
+    __tablename__ = "upload_parts"
+
+    name: Mapped[str] = mapped_column(String(81), primary_key=True)
+    """Of its file or object, in the same place and form as a copy's name."""
+    upload_id: Mapped[str] = mapped_column(ForeignKey("uploads.id"), index=True)
+    start_bytes: Mapped[int]
+    size_bytes: Mapped[int]
+    """What counts of it: its file may be longer."""
+
+
 class Model(Leased, Base):
     __tablename__ = "models"
     __table_args__ = (

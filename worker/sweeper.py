@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from itertools import cycle
 
-from store import collection, logs, sweeps, workers
+from store import collection, logs, sweeps, uploads, workers
 from store.blobs import BlobsAway, open_blobs
 from store.database import AWAY, Database
 from store.queue import Bell
@@ -81,6 +81,13 @@ def drop_artifacts(database: Database) -> None:
         log.info("%d artifacts dropped", dropped)
 
 
+def expire_uploads(database: Database) -> None:
+    with database.transaction() as session:
+        expired = uploads.expire(session)
+    if expired:
+        log.info("%d uploads expired", expired)
+
+
 def survives(work: Callable[[], object]) -> bool:
     """Do a part of a sweep; whether it went well. Whatever it meets (a database or a bucket that is away, a full disk)
     is over some time: the other parts are done all the same, and this one again at the next turn."""
@@ -112,6 +119,7 @@ def main() -> None:
         survives(partial(collection.collect, database, blobs, next(shards)))
         survives(partial(drop_artifacts, database))
         survives(partial(watch.look, database))
+        survives(partial(expire_uploads, database))
         if went_well:
             survives((settings.data_dir / SWEPT).touch)
     bell.close()

@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from espalier import uploads
 from espalier.errors import ApiError, EspalierError, JobFailed, NotReady, WaitTimedOut
 from espalier.files import Arrays, Upload, arrays_as_npz, opened, write_checked
 from espalier.results import Results
 from espalier.shapes import Artifact, Dataset, Job, Model, Round, Workers
 from espalier.transport import Transport
 from espalier.transport import api_path as _path
+from espalier.uploads import Progress
 
 T = TypeVar("T")
 INTAKE_INTERVAL_SECONDS = 0.2
@@ -54,11 +57,13 @@ class Client(Results):
         num_classes: int | None = None,
         format: str | None = None,
         wait: bool = True,
+        progress: Progress | None = None,
     ) -> Model:
         """Stream a network, as `export_model` wrote it, or a file of weights for a named architecture. Waits until the
-        service has validated it.
+        service has validated it. A large file goes on where it was cut off, and is not sent where the service has it.
 
         `format`, left out, is safetensors where an architecture is named, else exported_program.
+        `progress(bytes sent, bytes of the whole)` is called while a large file is sent.
 
         Raises:
             NotReady: the service found it invalid; the message is the service's.
@@ -70,27 +75,32 @@ class Client(Results):
             "input_shape": input_shape and ",".join(map(str, input_shape)),
             "num_classes": num_classes,
         }
-        with opened(file) as content:
-            model: Model = self._transport.send("POST", "/v1/models", params=spec, content=content)
+        model: Model = self._send_file("/v1/models", spec, file, progress)
         return self._ready(lambda: self.model(model["id"])) if wait else model
 
     def upload_dataset(
-        self, data: Upload | Arrays, *, name: str | None = None, format: str | None = None, wait: bool = True
+        self,
+        data: Upload | Arrays,
+        *,
+        name: str | None = None,
+        format: str | None = None,
+        wait: bool = True,
+        progress: Progress | None = None,
     ) -> Dataset:
         """Stream named splits: a .npz or .safetensors file, or arrays `{"train": (inputs, targets), ...}` with
         optional `validation` and `test`. Waits until the service has validated it.
 
-        `format`, left out, is what a file's name ends in, or what bytes begin as.
+        `format`, left out, is what a file's name ends in, or what bytes begin as. Of large files, and of `progress`,
+        see `upload_model`.
 
         Raises:
             NotReady: the service found it invalid; the message is the service's.
         """
         if isinstance(data, Mapping):
             with arrays_as_npz(data) as path:
-                return self.upload_dataset(path, name=name or "dataset", wait=wait)
+                return self.upload_dataset(path, name=name or "dataset", wait=wait, progress=progress)
         spec = {"name": name or _name_of(data, "dataset"), "format": format or _dataset_format(data)}
-        with opened(data) as content:
-            dataset: Dataset = self._transport.send("POST", "/v1/datasets", params=spec, content=content)
+        dataset: Dataset = self._send_file("/v1/datasets", spec, data, progress)
         return self._ready(lambda: self.dataset(dataset["id"])) if wait else dataset
 
     def model(self, model_id: str) -> Model:
@@ -209,7 +219,17 @@ class Client(Results):
         workers: Workers = self._transport.get("/v1/workers")
         return workers
 
-    # How it deletes, waits and turns pages
+    # How it sends files, deletes, waits and turns pages
+
+    def _send_file(self, path: str, spec: dict[str, Any], file: Upload, progress: Progress | None) -> Any:
+        if uploads.size_of(file) < uploads.LARGE_BYTES:
+            with opened(file) as content:
+                return self._transport.send("POST", path, params=spec, content=content)
+        upload_id = uploads.upload(self._transport, file, progress)
+        made = self._transport.send("POST", path, params={**spec, "upload": upload_id})
+        with suppress(EspalierError):  # else it goes by itself, a day later
+            self._delete("uploads", upload_id)
+        return made
 
     def _delete(self, *path: str) -> None:
         """Patiently, so a second request may find nothing, because the answer to the first was lost."""

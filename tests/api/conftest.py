@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
+from uploading import Uploading
 
 from api.app import create_app
 from store import intake, jobs
@@ -44,6 +45,17 @@ def other(database: Database) -> dict[str, str]:
             ApiKey(id="key_other", project_id="prj_other", name="k", digest=digest_of(OTHER_KEY), created_at=1.0)
         )
     return {"Authorization": f"Bearer {OTHER_KEY}"}
+
+
+@pytest.fixture
+def blob_kind(request: pytest.FixtureRequest) -> str:
+    """disk, unless a test asks for s3."""
+    return str(getattr(request, "param", "disk"))
+
+
+@pytest.fixture
+def up(client: TestClient) -> Uploading:
+    return Uploading(client)
 
 
 def model_report(**changes: Any) -> dict[str, Any]:
