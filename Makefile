@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test bench check format clean
+.PHONY: help demo serve backup restore test chaos bench check format clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -16,8 +16,17 @@ demo: $(VENV)/demo ## set up, start the service, prune real networks over HTTP, 
 serve: $(VENV)/demo ## run the whole service on this machine, data in ./var (ESPALIER_DATA_DIR)
 	$(BIN)/espalier-server
 
+backup: $(VENV)/demo ## while the service runs: its data, whole and checked, in a new folder; make backup TO=/some/folder
+	$(BIN)/python -m embedded.backup "$(TO)"
+
+restore: $(VENV)/demo ## of a backup, into an empty data directory; make restore FROM=/some/folder
+	$(BIN)/python -m embedded.restore "$(FROM)"
+
 test: $(VENV)/dev ## set up and run all tests (real Valkey, Celery workers, SQLite, PostgreSQL, S3 server)
 	$(BIN)/python -m pytest -q -n 3 --dist loadfile
+
+chaos: $(VENV)/dev ## kill, stop, fill, cut off what can be and check that no job is lost, 20 minutes; CHAOS="--seed 2" for more
+	$(BIN)/python -m chaos --faults 200 --seed 1 --database both $(CHAOS)
 
 bench: $(VENV)/demo ## measure what is claimed of speed and memory, minutes; BENCH="--large --open-lth PATH" for more
 	$(BIN)/python -m benchmarks $(BENCH)

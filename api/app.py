@@ -34,13 +34,18 @@ from api.routes import (
     health,
     jobs,
     keys,
+    links,
     metrics,
     models,
+    pareto,
+    plots,
     projects,
+    provenance,
     reports,
     rounds,
     tokens,
     trust_rules,
+    uploads,
     workers,
 )
 from api.services import opened
@@ -80,7 +85,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         swagger_ui_parameters={"persistAuthorization": True, "tryItOutEnabled": True, "validatorUrl": None},
         redirect_slashes=False,
     )
-    app.include_router(health.router)
+    for open_to_all in (health.router, links.public, provenance.public):
+        app.include_router(open_to_all)
     app.include_router(metrics.router)
     app.include_router(tokens.router, prefix="/v1")
     app.include_router(_v1(), prefix="/v1")
@@ -103,10 +109,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 def _v1() -> APIRouter:
     """All that needs a key."""
     v1 = APIRouter(responses=documented(*EVERYWHERE), dependencies=[auth.DOCUMENTED])
-    for resource in (
-        *(models, datasets, jobs, rounds, reports, artifacts, catalogue, workers),
-        *(projects, keys, trust_rules, audit),
-    ):
+    for resource in (uploads, models, datasets, jobs, rounds, pareto, plots, reports, artifacts, links, provenance):
+        v1.include_router(resource.router)
+    for resource in (catalogue, workers, projects, keys, trust_rules, audit):
         v1.include_router(resource.router)
     return v1
 

@@ -54,7 +54,7 @@ class KeyedRoute(APIRoute):
             if not caller.may(scope):
                 raise insufficient_scope(scope)
             if self.body_field is not None:
-                require_json(request)
+                require_json(request, optional=not self.body_field.field_info.is_required())
             return await handle(JsonRequest(request.scope, request.receive))
 
         return handle_keyed

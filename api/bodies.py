@@ -20,8 +20,10 @@ def declared_bytes(request: Request) -> int | None:
     return int(declared) if declared.isascii() and declared.isdigit() else None
 
 
-def require_json(request: Request) -> None:
+def require_json(request: Request, optional: bool = False) -> None:
     """Refuse a body that does not say it is JSON: a form or a plain text is a caller's mistake, told as such."""
+    if optional and not declared_bytes(request) and "transfer-encoding" not in request.headers:
+        return
     message = Message()
     message["content-type"] = request.headers.get("content-type", "text/plain")
     subtype = message.get_content_subtype()

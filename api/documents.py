@@ -69,6 +69,17 @@ class DatasetDocument(BaseModel):
     created_at: datetime
 
 
+class UploadDocument(BaseModel):
+    id: str
+    object: Literal["upload"] = "upload"
+    complete: bool
+    offset_bytes: int = Field(description="how much has arrived; content goes on here")
+    length_bytes: int | None = Field(description="of the whole; null until the client has said it")
+    sha256: str | None = Field(description="of the whole; null until it is complete")
+    created_at: datetime
+    expires_at: datetime = Field(description="when it goes, if nothing more comes; what was made of it stays")
+
+
 class Progress(BaseModel):
     round: EntryName | None = Field(description="that is trained now, or was stored last; null before the first")
     rounds: int = Field(description="the number of the last round, if no floor ends the job before")
@@ -90,6 +101,7 @@ class JobDocument(BaseModel):
     status: Literal["queued", "running", "pausing", "paused", "canceling", "succeeded", "failed", "canceled"]
     done: bool = Field(description="the status is final")
     conclusion: Literal["passed", "gate_failed", "error", "canceled", "timed_out"] | None
+    retried_from: str | None = Field(description="the job that this one does again")
     model: str
     dataset: str
     recipe: Json = Field(description="in full: what was left out is filled in")
@@ -106,6 +118,7 @@ class JobDocument(BaseModel):
     queue_timeout_seconds: float | None
     deadline_seconds: float | None
     keep_rounds: str
+    expires_in_seconds: float | None = Field(description="how long its artifacts stay after its end; null: for ever")
     artifacts: list[str] = Field(description="the kinds that are offered")
     cache: str
     metadata: dict[str, str]
@@ -117,7 +130,10 @@ class JobDocument(BaseModel):
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
-    expires_at: datetime | None
+    expires_at: datetime | None = Field(
+        description="when its artifacts go: they are not found then, all else stays; null until it has ended, "
+        "and where they stay for ever"
+    )
 
 
 class PlannedRoundDocument(BaseModel):
@@ -204,7 +220,11 @@ class RoundDocument(BaseModel):
     seed: Reported[int | None] = None
     invariants: Reported[list[str] | None] = Field(None, description="that were checked in this very run")
     pareto: bool = Field(description="no trained round so far is as sparse and better on validation, or the reverse")
-    artifacts: list[ArtifactDocument]
+    digests: dict[str, str] = Field(
+        description="sha256 of the stored model, masks, ticket and sparse file: equal for every run of this job on one "
+        "class of machine (the job's determinism), however often it was stopped"
+    )
+    artifacts: list[ArtifactDocument] = Field(description="empty where they were dropped: keep_rounds, expires_at")
     created_at: datetime
 
 

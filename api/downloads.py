@@ -45,9 +45,9 @@ def content_response(request: Request, blobs: BlobStore, blob: StoredBlob, filen
     headers["Content-Length"] = str(stop - start)
     if asked:
         headers["Content-Range"] = f"bytes {start}-{stop - 1}/{blob.size_bytes}"
-    if (size_bytes := blobs.size_bytes(blob.digest)) != blob.size_bytes:
+    if (size_bytes := blobs.size_bytes(blob)) != blob.size_bytes:
         raise Damaged(f"blob {blob.digest} has {size_bytes} bytes, not {blob.size_bytes}")
-    pieces = _begun(blobs.read(blob.digest, start, stop))
+    pieces = _begun(blobs.read(blob, start, stop))
     return StreamingResponse(pieces, 206 if asked else 200, headers, _MEDIA_TYPE)
 
 

@@ -20,6 +20,7 @@ from typing_extensions import TypedDict  # pydantic asks for this one before Pyt
 
 from store.database import is_schema_another
 from store.quotas import LIVE_JOBS, QuotaExceeded
+from store.room import is_full
 
 log = logging.getLogger(__name__)
 
@@ -32,23 +33,33 @@ Code = Literal[
     "insufficient_scope",
     "quota_exceeded",
     "token_refused",
+    "invalid_link",
     "not_found",
     "method_not_allowed",
     "invalid_transition",
     "not_ready",
     "in_use",
+    "link_expired",
+    "mismatching_upload_offset",
+    "superseded",
+    "incomplete_upload",
+    "completed_upload",
+    "inconsistent_upload_length",
     "too_large",
     "unsupported_media_type",
     "range_not_satisfiable",
     "invalid_request",
     "unsupported_format",
     "invalid_content",
+    "digest_mismatch",
     "invalid_reference",
     "dataset_mismatch",
     "recipe_refused",
     "rate_limited",
+    "too_many_uploads",
     "internal_error",
     "unavailable",
+    "insufficient_storage",
 ]
 
 
@@ -66,23 +77,33 @@ PROBLEMS: dict[Code, Kind] = {
     "insufficient_scope": Kind(403, "The key opens the project, but not this; `scope` is what it lacks"),
     "quota_exceeded": Kind(403, "The project has all it may have; `quota`, `limit` and `used` say of what"),
     "token_refused": Kind(403, "No trust rule takes this token; the project's audit log says why"),
+    "invalid_link": Kind(403, "The link was not made here, or was changed"),
     "not_found": Kind(404, "There is no such thing"),
     "method_not_allowed": Kind(405, "The method is not allowed here"),
     "invalid_transition": Kind(409, "The job's status does not allow this; `allowed` lists what it does"),
     "not_ready": Kind(409, "The model or dataset is still being validated", retryable=True),
     "in_use": Kind(409, "A job refers to it"),
+    "link_expired": Kind(410, "The link has expired"),
+    "mismatching_upload_offset": Kind(409, "The content begins at another byte than the upload waits for"),
+    "superseded": Kind(409, "A later request took the upload over, or it was deleted meanwhile"),
+    "incomplete_upload": Kind(409, "The upload is not complete"),
+    "completed_upload": Kind(400, "The upload is complete already"),
+    "inconsistent_upload_length": Kind(400, "The upload's length was said differently"),
     "too_large": Kind(413, "The body is larger than the service takes"),
     "unsupported_media_type": Kind(415, "The body has a content type or encoding that is not taken here"),
     "range_not_satisfiable": Kind(416, "The range begins behind the end of the content"),
     "invalid_request": Kind(422, "A field or parameter is missing, unknown or out of its limits"),
     "unsupported_format": Kind(422, "Files of this format are not taken; the detail says how to convert them"),
     "invalid_content": Kind(422, "The file is not what its format says"),
+    "digest_mismatch": Kind(422, "The content is not what its digest promises"),
     "invalid_reference": Kind(422, "The model or dataset was found invalid"),
     "dataset_mismatch": Kind(422, "The dataset does not fit the model"),
     "recipe_refused": Kind(422, "The recipe cannot do on this model and dataset what it asks for"),
     "rate_limited": Kind(429, "The key has made too many requests; `Retry-After` says when to go on", retryable=True),
+    "too_many_uploads": Kind(429, "The project has too many uploads that are not complete", retryable=True),
     "internal_error": Kind(500, "The service failed; its log names this request_id"),
     "unavailable": Kind(503, "A part of the service does not answer", retryable=True),
+    "insufficient_storage": Kind(507, "The service has no room left", retryable=True),
 }
 
 _BY_STATUS: dict[int, Code] = {kind.status: code for code, kind in reversed(PROBLEMS.items())}
@@ -195,6 +216,10 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
 
 
 async def on_store_unavailable(request: Request, error: Exception) -> Response:
+    """Nothing was stored, and nothing is half-written."""
+    if is_full(error):
+        log.error("request %s: no room is left", request.state.request_id, exc_info=error)
+        return problem_response(request, no_room())
     log.error("request %s: the store does not answer", request.state.request_id, exc_info=error)
     return problem_response(
         request,
@@ -207,6 +232,11 @@ async def on_quota_exceeded(request: Request, error: Exception) -> Response:
     remedy = "wait until one ends, or cancel one" if error.quota == LIVE_JOBS else "delete what is not needed"
     members: dict[str, Any] = {"quota": error.quota, "limit": error.limit, "used": error.used}
     return problem_response(request, Problem("quota_exceeded", f"{error}; {remedy}", **members))
+
+
+def no_room() -> Problem:
+    detail = "the service has no room left; try again when its operator has made some, or when deleted content is gone"
+    return Problem("insufficient_storage", detail, headers={"Retry-After": "60"})
 
 
 async def on_programming_error(request: Request, error: Exception) -> Response:

@@ -59,7 +59,15 @@ class JobRequest(BaseModel):
     queue_timeout_seconds: Seconds | None = Field(None, description="fails when it waited this long; null: waits")
     deadline_seconds: Seconds | None = Field(None, description="fails this long after it was made; null: never")
     max_failures: int = Field(3, ge=1, le=100, description="lost workers in a row, with no round stored between")
-    keep_rounds: Literal["all"] = "all"
+    keep_rounds: Literal["all", "pareto", "selected"] = Field(
+        "all",
+        description="whose artifacts stay when the job has ended: all rounds', those of the rounds on the Pareto "
+        "front, or the selected round's alone. The final entry's stay, and a job that selected no round keeps those of "
+        "all. Rounds and their metrics stay in any case",
+    )
+    expires_in_seconds: Seconds | None = Field(
+        None, description="how long after its end its artifacts stay; null: as the service is set up, or for ever"
+    )
     artifacts: list[ArtifactKind] | None = Field(
         None,
         min_length=1,

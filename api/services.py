@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request
 
+from api.hashes import Hashes
 from api.issuers import Issuers
 from api.rate_limits import Rates
+from api.underway import Underway
 from store.blobs import BlobStore, open_blobs
 from store.database import Database
 from store.queue import Bell
@@ -31,6 +33,8 @@ class Services:
     issuers: Issuers
     exchanges: Rates
     """Of the callers without a key, by address; counted by each process."""
+    hashes: Hashes = field(default_factory=Hashes)
+    underway: Underway = field(default_factory=Underway)
 
 
 @contextmanager

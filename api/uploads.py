@@ -7,15 +7,20 @@ disk is slow.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 
 from fastapi import Request
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from api.bodies import declared_bytes
-from api.problems import Problem
+from api.problems import Problem, no_room
 from api.services import Services
-from store.blobs import CHUNK_BYTES, StoredBlob, TooLarge
+from store import uploads
+from store.blobs import CHUNK_BYTES, StoredBlob, TooLarge, located
+from store.room import is_full
 
 Look = Callable[[bytes, int | None], None]
 """look(first bytes, size of the whole if it is known): raises Problem where the file cannot be taken."""
@@ -29,9 +34,10 @@ async def receive(request: Request, services: Services, look: Look) -> StoredBlo
     """The body as a blob, whole; where it is refused or breaks off, nothing is left of it."""
     limit_bytes = services.settings.max_upload_bytes
     size_bytes = declared_bytes(request)
-    _refuse_encoded(request)
+    refuse_encoded(request)
     if size_bytes is not None and size_bytes > limit_bytes:
         raise _too_large(limit_bytes)
+    await run_in_threadpool(refuse_without_room, services, size_bytes or 0)
     with services.blobs.writer(limit_bytes) as writer:
         try:
             async for piece in _pieces(request.stream()):
@@ -45,13 +51,54 @@ async def receive(request: Request, services: Services, look: Look) -> StoredBlo
         return await run_in_threadpool(writer.finish)
 
 
-async def refuse_body(request: Request) -> None:
+@contextmanager
+def referring(services: Services, blob: StoredBlob | None) -> Iterator[None]:
+    """Around the transaction that refers to an upload. Where the database has no room for its row, the file would be
+    the next to take room for nothing (but for a file that a row names already)."""
+    try:
+        yield
+    except DBAPIError as error:
+        if blob is not None and blob.refer_by is not None and is_full(error):
+            services.blobs.remove(blob.name)
+        raise
+
+
+async def received_or_uploaded(
+    request: Request, services: Services, project_id: str, upload_id: str | None, look: Look
+) -> StoredBlob:
+    """The body, or a resumable upload in its place."""
+    if upload_id is None:
+        return await receive(request, services, look)
+    await refuse_body(request, "the content is the upload's: send no body with upload=")
+    return await run_in_threadpool(_uploaded, services, project_id, upload_id, look)
+
+
+def _uploaded(services: Services, project_id: str, upload_id: str, look: Look) -> StoredBlob:
+    with services.database.reading() as session:
+        blob = held(session, project_id, upload_id)
+    if blob.size_bytes == 0:
+        raise Problem("invalid_content", "the upload is empty", param="query:upload")
+    look(next(services.blobs.read(blob, 0, min(blob.size_bytes, CHUNK_BYTES))), blob.size_bytes)
+    return blob
+
+
+def held(session: Session, project_id: str, upload_id: str, hold: bool = False) -> StoredBlob:
+    """The content of a complete upload. `hold`: it stays until the transaction ends, so that it can be referred to."""
+    upload = uploads.one(session, project_id, upload_id, hold)
+    if upload is None:
+        detail = f"there is no {upload_id} in this project; uploads go a day after their last byte"
+        raise Problem("not_found", detail, param="query:upload", status=422)
+    if upload.blob_digest is None:
+        detail = f"{upload_id} has {upload.offset_bytes} bytes and is not complete; go on with PATCH"
+        raise Problem("incomplete_upload", detail, param="query:upload")
+    return located(session, upload.blob_digest)
+
+
+async def refuse_body(request: Request, why: str) -> None:
     """For what is made from parameters alone."""
     async for chunk in request.stream():
         if chunk:
-            raise Problem(
-                "invalid_request", "format=architecture takes no body: its weights come from the seed", param=""
-            )
+            raise Problem("invalid_request", why, param="")
 
 
 async def _pieces(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -68,7 +115,13 @@ async def _pieces(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         yield b"".join(gathered)
 
 
-def _refuse_encoded(request: Request) -> None:
+def refuse_without_room(services: Services, size_bytes: int) -> None:
+    """Before a byte of it is read."""
+    if services.blobs.free_bytes() - size_bytes < services.settings.min_free_bytes:
+        raise no_room()
+
+
+def refuse_encoded(request: Request) -> None:
     """A form wraps the file in boundaries; a compressed body is another file than the one it stands for."""
     if request.headers.get("content-type", "").startswith("multipart/"):
         raise Problem(

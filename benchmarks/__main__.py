@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import scores, selection, steps
+from benchmarks import scores, selection, steps, uploads, warm_start
 
 
 def main() -> None:
@@ -30,6 +30,8 @@ def main() -> None:
         say(selection.report(100_000_000, min(given.turns, 3)))
     say(steps.report(4 * given.turns, given.open_lth))
     say(scores.report(given.turns))
+    say(warm_start.report(5 * given.turns))
+    say(uploads.report(256 << 20, given.turns))
     print(f"\n{time.monotonic() - started:.0f} s")
 
 

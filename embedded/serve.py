@@ -49,6 +49,7 @@ COMMANDS = {
     "sweeper": ["-m", "worker.sweeper"],
 }  # fmt: skip
 
+LOCK = "serve.lock"
 READY_SECONDS = 60
 STOP_SECONDS = 15
 RESTART_SECONDS = 1.0
@@ -84,7 +85,7 @@ class Service:
                 raise ServiceError(str(error)) from error
         for folder in (settings.data_dir, self.log_dir, settings.data_dir / "broker"):
             folder.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(settings.data_dir)
+        self._lock = lock(settings.data_dir)
         try:
             _refuse_taken_port(settings.host, settings.port)
             subprocess.run([sys.executable, "-m", "migrations"], env=self._environment(), check=True)
@@ -211,15 +212,15 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
-def _lock(data_dir: Path) -> IO[str]:
+def lock(data_dir: Path) -> IO[str]:
     """Two services on one data directory would mistake each other's parts for their own. Held while it is open."""
-    lock = (data_dir / "serve.lock").open("w")
+    held = (data_dir / LOCK).open("w")
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        lock.close()
+        held.close()
         raise ServiceError(f"another service runs on {data_dir}; stop it, or set ESPALIER_DATA_DIR") from error
-    return lock
+    return held
 
 
 def main() -> None:

@@ -44,10 +44,20 @@ OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter], Optimizer], torch.optim.
 }
 
 
-def flat_state(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> OptimizerState:
-    """Clones of all that the optimiser remembers of `parameters`."""
+SLOTS = {
+    "adam": {"exp_avg", "exp_avg_sq", "step"},
+    "adamw": {"exp_avg", "exp_avg_sq", "step"},
+    "sgd": {"momentum_buffer"},
+}
+"""By optimiser, what a parameter has once it had a gradient; of sgd, with momentum."""
+
+
+def flat_state(
+    optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], copy: bool = True
+) -> OptimizerState:
+    """All that the optimiser remembers of `parameters`: clones, or where it can be its own tensors."""
     return {
-        f"{name}/{slot}": value.detach().to("cpu", copy=True).contiguous()
+        f"{name}/{slot}": value.detach().to("cpu", copy=copy).contiguous()
         for name, parameter in parameters.items()
         for slot, value in optimizer.state.get(parameter, {}).items()
         if isinstance(value, Tensor)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
 from pruning.budgets import RecipeRefused
+from pruning.checkpoints import Checkpoint, Misfit
 from pruning.connectivity import check_connected
 from pruning.criteria import CRITERIA
 from pruning.evidence import Evidence
@@ -89,11 +91,31 @@ class Pruner:
             scores, compared_by = self._competition.anchored(scores, kept, ties, by)
             kept = scope_of(budget)(scores, kept, part, budget, ties, compared_by)
         pruned = self._competition.masks(kept)
-        if sum(before.values()) - sum(count_kept(kept).values()) != sum(counts.values()):
-            raise MaskError(f"round {number} was to prune {sum(counts.values())} and pruned another number")
+        self.check(pruned, masks, number)
+        return pruned
+
+    def check(self, pruned: Masks, masks: Masks, number: int) -> None:
+        """That `pruned` is what the round of that number may make of `masks`. Raises MaskError."""
+        before, after = (count_kept(self._competition.kept(some)) for some in (masks, pruned))
+        count = sum(self.budget.counts(before, number).values())
+        if sum(before.values()) - sum(after.values()) != count:
+            raise MaskError(f"round {number} was to prune {count} and pruned another number")
         check_masks(pruned, masks)
         check_connected(self._trainer.model, pruned, self._trainer.example)
-        return pruned
+
+    def check_fit(self, checkpoint: Checkpoint, before: Masks | None) -> None:
+        """That its masks are those of its entry. `before`: of the round before, of the final entry its own; None for
+        round 0. Raises Misfit."""
+        masks, number = checkpoint.masks, checkpoint.number
+        if masks.keys() != self.dense_masks.keys():
+            raise Misfit("its masks are of other layers")
+        try:
+            if number and before is not None:
+                self.check(masks, before, number)
+        except (MaskError, RecipeRefused) as error:
+            raise Misfit(str(error)) from error
+        if not number and not all(torch.equal(masks[k], m) for k, m in (before or self.dense_masks).items()):
+            raise Misfit("its masks are not those of its entry")
 
     def _refuse_nan(self, scores: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> None:
         name = self._recipe.criterion.name

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from pruning.losses import Metrics
 from pruning.masks import Masks
 from pruning.rewinding import State
 from pruning.selection import RoundRecord
-from pruning.training import Metrics
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,20 @@ def quality(validation: Mapping[str, float]) -> float:
     return validation["accuracy"] if "accuracy" in validation else -validation.get("loss", math.inf)
 
 
+def pareto_front(rounds: Sequence[RoundRecord]) -> set[int]:
+    """Positions of the trained rounds that no other beats: none is at least as sparse and as good (`quality`), and
+    better in one of the two. Rounds that are equal in both stand on the front together."""
+    measured = [(r.sparsity, quality(r.validation), r.position) for r in rounds if r.validation]
+    return {
+        position
+        for sparsity, good, position in measured
+        if not any(
+            other_sparsity >= sparsity and other_good >= good and (other_sparsity, other_good) != (sparsity, good)
+            for other_sparsity, other_good, _ in measured
+        )
+    }
+
+
 def rounds_without_progress(rounds: Sequence[RoundRecord]) -> int:
     """How many of the last rounds have brought no better validation metric than all before them."""
     best = max(range(len(rounds)), key=lambda index: (quality(rounds[index].validation), -index))

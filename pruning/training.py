@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from pruning.batch_norm import recalibrate_batch_norm
 from pruning.batches import batches, epochs_of, steps_of, steps_per_epoch
+from pruning.checkpoints import Midway, OfferMidway
 from pruning.data import Dataset, Split
 from pruning.evaluation import evaluate, evaluating
 from pruning.graph import under_every_name
@@ -26,7 +27,7 @@ from pruning.losses import LOSSES, Metrics, check_loss
 from pruning.masks import apply_masks
 from pruning.optimizers import OPTIMIZERS, OptimizerState, flat_state, restore_optimizer, set_rate
 from pruning.randomness import global_streams
-from pruning.rewinding import State, snapshot
+from pruning.rewinding import State, restore, snapshot
 from pruning.schedules import RecipeRefused
 from pruning.training_options import Training
 
@@ -96,6 +97,8 @@ def train(
     teacher: nn.Module | None = None,
     keep_step: int | None = None,
     progress: Progress | None = None,
+    midway: Midway | None = None,
+    offer: OfferMidway | None = None,
 ) -> Trained:
     """Train `model` in place; masked weights are exactly zero after every step.
 
@@ -111,6 +114,9 @@ def train(
         teacher: of the recipe's distillation, in evaluation mode; without one, nothing is distilled.
         keep_step: keep the state after so many steps of the round; early stopping waits for it.
         progress: progress(step, steps of the round), every ten steps.
+        midway: go on from there, with its weights, optimiser and early stopping, to the bits of the training that
+            offered it; all other arguments as they were. It is emptied.
+        offer: offer(make) before the first step and after each; make() is the training midway, as of now.
 
     Raises:
         Diverged: a loss was not finite; names the first step at which it was not.
@@ -126,10 +132,15 @@ def train(
         )
     evaluate_every = training.evaluate_every_steps or steps_per_epoch(training, len(dataset.train), model)
     patience = training.early_stopping.patience if training.early_stopping else math.inf
-    best_step, best, since_best, evaluate_seconds = 0, {"loss": math.inf}, 0, 0.0
+    start = midway or Midway(first_step, {}, dict(optimizer_state or {}))
+    step, best_step, best, since_best = start.step, start.best_step, start.best, start.since_best
+    evaluate_seconds = start.evaluate_seconds
     rate = rate or rate_of(training.learning_rate)
     parameters = dict(model.named_parameters())
-    apply_masks(parameters, masks)
+    if midway is None:
+        apply_masks(parameters, masks)
+    else:  # as it is: zeros that the product with a mask has made negative are part of it
+        restore(model, midway.state)
 
     device = dataset.train.device
     with (
@@ -138,17 +149,32 @@ def train(
     ):
         trained = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
         optimizer = OPTIMIZERS[training.optimizer.name](trained.values(), training.optimizer)
-        restore_optimizer(optimizer, trained, optimizer_state or {})
+        restore_optimizer(optimizer, trained, start.optimizer)
+        for taken_up in (start.state, start.optimizer):
+            taken_up.clear()  # room that an undisturbed training would have, too
         pruned = [name for name, mask in masks.items() if not bool(mask.all())]
         weights = [parameters[name].detach() for name in pruned]
         factors = [torch.empty_like(parameters[name]).detach().copy_(masks[name]) for name in pruned]
         loss_of = _objective(model, training, teacher, device)
-        kept = _kept(model, masks) if keep_step == first_step else None
-
+        kept = _kept(model, masks) if keep_step == start.step else start.kept
         losses: list[Tensor] = []
+
+        def is_over() -> bool:
+            waits = keep_step is not None and step < keep_step
+            return step == num_steps or (since_best >= patience and step % evaluate_every == 0 and not waits)
+
+        def as_of_now() -> Midway:
+            _check_finite(losses, step)
+            losses.clear()
+            state = {key: tensor.detach().cpu() for key, tensor in model.state_dict().items()}
+            slots = flat_state(optimizer, trained, copy=False)
+            return Midway(step, state, slots, kept, best_step, best, since_best, evaluate_seconds)
+
         model.train()
-        there = batches(dataset.train, training, model, seed, epoch_offset, first_step)
-        for step, (inputs, targets) in enumerate(there, first_step + 1):
+        if offer is not None:
+            offer(as_of_now)
+        there = () if is_over() else batches(dataset.train, training, model, seed, epoch_offset, step)
+        for step, (inputs, targets) in enumerate(there, start.step + 1):
             draw_dropout_of(step)
             if rate is not constant:
                 set_rate(optimizer, training.optimizer, rate(step - 1, num_steps))
@@ -173,12 +199,13 @@ def train(
                 if not math.isfinite(metrics["loss"]):
                     raise Diverged(step)
                 since_best += 1
-                if metrics["loss"] < best["loss"]:
+                if best is None or metrics["loss"] < best["loss"]:
                     best_step, best, since_best = step, metrics, 0
             if progress is not None and (step % PROGRESS_EVERY_STEPS == 0 or step == num_steps):
                 progress(step, num_steps)
-            waits = keep_step is not None and step < keep_step
-            if step == num_steps or (since_best >= patience and step % evaluate_every == 0 and not waits):
+            if offer is not None:
+                offer(as_of_now)
+            if is_over():
                 break
 
         optimizer.zero_grad()
@@ -192,6 +219,8 @@ def train(
 
 def _check_finite(losses: Sequence[Tensor], step: int) -> None:
     """`losses` are those of the steps up to `step`. Raises Diverged."""
+    if not losses:
+        return
     wrong = (~torch.isfinite(torch.stack(list(losses)))).nonzero()
     if len(wrong):
         raise Diverged(step - len(losses) + 1 + int(wrong[0]))

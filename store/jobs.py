@@ -9,13 +9,14 @@ from typing import Any
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.orm import Session
 
-from store import audit, counters, leases, listing, traces
+from store import audit, checkpoints, counters, leases, listing, traces
 from store.blobs import StoredBlob
 from store.database import now
 from store.ids import new_id
 from store.leases import Fenced, holds
 from store.tables import Artifact, Attempt, Event, Job, JobStatus, Round
 from store.transitions import UNCHANGED, Changed, InvalidTransition, Trigger, change
+from store.version import VERSION
 
 
 def submit(session: Session, **columns: Any) -> Job:
@@ -66,7 +67,9 @@ def claim(session: Session, pool: str, worker: str, lease_seconds: float) -> Job
         return None
     session.execute(update(Job).where(Job.id == job_id, Job.started_at.is_(None)).values(started_at=now()))
     job = session.scalars(select(Job).where(Job.id == job_id).execution_options(populate_existing=True)).one()
-    session.execute(insert(Attempt).values(job_id=job_id, number=job.attempt, worker=worker, started_at=now()))
+    session.execute(
+        insert(Attempt).values(job_id=job_id, number=job.attempt, worker=worker, started_at=now(), code_version=VERSION)
+    )
     data = {"attempt": job.attempt, "worker": worker}
     session.execute(
         insert(Event).values(job_id=job_id, sequence=job.num_events, at=now(), type="job.running", data=data)
@@ -92,6 +95,9 @@ def record_determinism(session: Session, job_id: str, attempt: int, determinism:
         data = {"attempt": attempt, "before": before.determinism, "now": determinism}
         _emit(session, job_id, "job.determinism_changed", data)
     session.execute(update(Job).where(Job.id == job_id).values(determinism=determinism, version=Job.version + 1))
+    session.execute(
+        update(Attempt).where(Attempt.job_id == job_id, Attempt.number == attempt).values(determinism=determinism)
+    )
 
 
 @dataclass(frozen=True)
@@ -131,6 +137,7 @@ def record_round(
     ).scalar()
     if advanced is None:
         raise Fenced(job.id)
+    checkpoints.remove(session, job.id)
     session.execute(
         insert(Round).values(
             job_id=job.id,
@@ -139,6 +146,7 @@ def record_round(
             attempt=job.attempt,
             sparsity=sparsity,
             report=report,
+            digests={artifact.kind: artifact.blob.digest for artifact in artifacts},
             created_at=now(),
         )
     )
@@ -231,7 +239,7 @@ def lose(session: Session, job_id: str, attempt: int, reason: str, code: str = "
     else:
         error = {
             "code": "worker_lost",
-            "message": f"{held.failures + 1} attempts in a row ended without storing a round; the last: {reason}",
+            "message": f"{held.failures + 1} attempts in a row ended without getting further; the last: {reason}",
             "retryable": True,
         }
         changed = change(session, job_id, Trigger.GIVE_UP, attempt=attempt, error=error, failures=Job.failures + 1)

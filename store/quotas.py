@@ -36,9 +36,8 @@ def limits_of(project: Project, settings: Settings) -> Limits:
     )
 
 
-def check(session: Session, project_id: str, settings: Settings, *, live_jobs: int = 0) -> None:
-    """`live_jobs`: how many are about to be added; what is stored counts as it is, rows added in this transaction with
-    it. Raises QuotaExceeded.
+def check(session: Session, project_id: str, settings: Settings, *, has_new_job: bool = False) -> None:
+    """Once the new rows are in: they count. Raises QuotaExceeded; the caller's transaction then leaves nothing of them.
 
     The project's row is locked, so that of two requests that see the same last place one waits and then counts anew.
     The lock is of the kind that lets others refer to the project: a worker that stores a round does not wait.
@@ -47,8 +46,8 @@ def check(session: Session, project_id: str, settings: Settings, *, live_jobs: i
     if limits == Limits(None, None):
         return
     session.execute(select(Project.id).where(Project.id == project_id).with_for_update(key_share=True))
-    if limits.live_jobs is not None and live_jobs:
-        used = count_live_jobs(session, project_id) + live_jobs
+    if limits.live_jobs is not None and has_new_job:
+        used = count_live_jobs(session, project_id)
         if used > limits.live_jobs:
             raise QuotaExceeded(LIVE_JOBS, limits.live_jobs, used)
     if limits.stored_bytes is not None:

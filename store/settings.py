@@ -32,8 +32,9 @@ class Settings(BaseSettings):
     """`s3://bucket/prefix` or `file:///folder`; left out, the folder `blobs` in the data directory."""
     api_key: SecretStr | None = None
     """A first key. Left out, one is made and printed once, when the database holds none."""
-    secret_key: SecretStr | None = None
-    """Links, cookies, webhooks and signatures derive from it; left out, a file of mode 0600 in the data directory."""
+    secret_key: SecretStr | None = Field(None, min_length=32)
+    """Links, cookies, webhooks and signatures derive from it; left out, a file of mode 0600 in the data directory.
+    Random, and the same on every machine: `openssl rand -hex 32`."""
 
     rate_limit: str | None = None
     """Requests of one key, such as `1200/minute`; left out, as many as it likes."""
@@ -45,7 +46,17 @@ class Settings(BaseSettings):
     """Where the issuers of trust rules may be: on public addresses, in private networks, too, or also on this machine
     and there by plain http (for tests)."""
 
+    retention_days: float | None = Field(None, gt=0, le=36500)
+    """How long a job's artifacts stay after its end, where the job does not say itself; left out, for ever."""
+    blob_grace_seconds: float = Field(3600, gt=0)
+    """How long content stays that nothing refers to. An upload must be sent to its bucket within half of it."""
+    min_free_bytes: int = Field(512 * 2**20, ge=0)
+    """With less room than this on its disk the API takes no uploads, and a worker no work."""
     max_upload_bytes: int = Field(4 * 2**30, ge=1)
+    upload_expiry_hours: float = Field(24, gt=0)
+    """How long a resumable upload stays after its last byte, and after its end, where nothing was made of it."""
+    max_open_uploads: int = Field(64, ge=1)
+    """Resumable uploads of one project that have begun and not ended."""
     default_pool: str = "cpu"
     worker_pool: str = "cpu"
     """The pool that this worker serves, one Celery queue each."""
@@ -67,7 +78,9 @@ class Settings(BaseSettings):
     renew_seconds: float = Field(15, gt=0)
     sweep_seconds: float = Field(3, gt=0)
     stop_grace_seconds: float = Field(10, gt=0)
-    """Between asking a training process to stop and killing it."""
+    """Between asking a training process to stop and killing it: in a pause or a drain, it saves where it is."""
+    checkpoint_seconds: float = Field(60, gt=0)
+    """Between the checkpoints that a training process saves inside a round: what a killed worker costs at most."""
 
     heartbeat_seconds: float = Field(5, gt=0)
     """Between two announcements of a worker; silent for four of them, it counts as gone."""

@@ -3,8 +3,8 @@ repeat and to run in any number of sweepers at once. None of these commits."""
 
 from __future__ import annotations
 
-from sqlalchemy import func, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from store import counters, intake, jobs, leases
 from store.database import now
@@ -36,25 +36,32 @@ def expire_deadlines(session: Session) -> int:
 
     A worker that still runs one is fenced by the change: its next renewal meets zero rows, and it kills the child.
     """
-    swept = 0
     live = [status.value for status in JobStatus if not status.is_terminal]
-    for trigger, late, code in (
-        (Trigger.DEADLINE, Job.status.in_(live) & (Job.created_at + Job.deadline_seconds < now()), "deadline_exceeded"),
-        (
-            Trigger.QUEUE_TIMEOUT,
-            (Job.status == JobStatus.QUEUED) & (Job.queued_at + Job.queue_timeout_seconds < now()),
-            "queue_timeout",
-        ),
-    ):
-        for job_id in session.scalars(select(Job.id).where(late).limit(BATCH).with_for_update(skip_locked=True)):
-            message = {
-                "deadline_exceeded": "deadline_seconds passed before the job ended; its completed rounds are kept",
-                "queue_timeout": "queue_timeout_seconds passed and no worker took the job",
-            }[code]
-            error = {"code": code, "message": message, "retryable": True}
-            if change(session, job_id, trigger, conclusion="timed_out", error=error):
-                _close_attempts(session, job_id, code)
-                swept += 1
+    return _time_out(
+        session, Trigger.DEADLINE, Job.status.in_(live), Job.created_at, Job.deadline_seconds, "deadline_exceeded",
+        "deadline_seconds ({:g}) passed before the job ended, now {:.1f} s old; its completed rounds are kept",
+    ) + _time_out(
+        session, Trigger.QUEUE_TIMEOUT, Job.status == JobStatus.QUEUED, Job.queued_at, Job.queue_timeout_seconds,
+        "queue_timeout", "queue_timeout_seconds ({:g}) passed and no worker took the job, which waited {:.1f} s",
+    )  # fmt: skip
+
+
+def _time_out(
+    session: Session,
+    trigger: Trigger,
+    who: ColumnElement[bool],
+    since: InstrumentedAttribute[float],
+    limit: InstrumentedAttribute[float | None],
+    code: str,
+    message: str,
+) -> int:
+    late = select(Job.id, limit, now() - since).where(who, since + limit < now()).limit(BATCH)
+    swept = 0
+    for job_id, allowed, took in session.execute(late.with_for_update(skip_locked=True)).all():
+        error = {"code": code, "message": message.format(allowed, took), "retryable": True}
+        if change(session, job_id, trigger, conclusion="timed_out", error=error):
+            _close_attempts(session, job_id, code)
+            swept += 1
     return swept
 
 

@@ -57,14 +57,26 @@ class Leased:
 
 
 class Blob(Base):
-    """One row per content. A row `deleting` is about to vanish with its file: a put that meets it tries again."""
+    """One row per content."""
 
     __tablename__ = "blobs"
 
     digest: Mapped[str] = mapped_column(String(64), primary_key=True)
     size_bytes: Mapped[int]
+    name: Mapped[str] = mapped_column(String(81), unique=True)
+    """Of the copy that holds it: its file or object, in a folder called as its first two letters."""
     touched_at: Mapped[float]
-    deleting: Mapped[bool] = mapped_column(default=False)
+    """When somebody last came to refer to it."""
+    suspect: Mapped[bool] = mapped_column(default=False)
+    """The copy was found damaged or missing: the next one takes its place."""
+
+
+class DiscardedCopy(Base):
+    """A copy that no row names any more, and whose file or object is still to be removed."""
+
+    __tablename__ = "discarded_copies"
+
+    name: Mapped[str] = mapped_column(String(81), primary_key=True)
 
 
 class Worker(Base):
@@ -100,6 +112,45 @@ class Counter(Base):
     value: Mapped[float]
 
 
+class Upload(Base):
+    """A resumable upload. Its changes go through `store.uploads` and nothing else."""
+
+    __tablename__ = "uploads"
+    __table_args__ = (
+        Index(None, "project_id", "id"),
+        Index(None, "expires_at"),
+        Index(None, "blob_digest"),
+    )
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    length_bytes: Mapped[int | None] = mapped_column(default=None)
+    """Of the whole, once the client has said it; then it stays so."""
+    offset_bytes: Mapped[int] = mapped_column(default=0)
+    """How much has arrived and would survive a power cut. Never falls."""
+    turn: Mapped[int] = mapped_column(default=0)
+    """Only ever rises: the fencing token. The request that raised it last is the one whose content counts."""
+    expected_digest: Mapped[str | None] = mapped_column(String(64), default=None)
+    """What the client promised of the whole; null: nothing."""
+    blob_digest: Mapped[str | None] = mapped_column(ForeignKey("blobs.digest"), default=None)
+    """The whole; null until the upload is complete."""
+    created_at: Mapped[float]
+    expires_at: Mapped[float]
+
+
+class UploadPart(Base):
+    """Counted content of an upload that is not complete, in the order of `start_bytes`, without gaps."""
+
+    __tablename__ = "upload_parts"
+
+    name: Mapped[str] = mapped_column(String(81), primary_key=True)
+    """Of its file or object, in the same place and form as a copy's name."""
+    upload_id: Mapped[str] = mapped_column(ForeignKey("uploads.id"), index=True)
+    start_bytes: Mapped[int]
+    size_bytes: Mapped[int]
+    """What counts of it: its file may be longer."""
+
+
 class Model(Leased, Base):
     __tablename__ = "models"
     __table_args__ = (
@@ -115,7 +166,7 @@ class Model(Leased, Base):
     spec: Mapped[dict[str, Any]]
     """architecture, input_shape, num_classes, seed: as asked for; null where the architecture's default serves."""
     status: Mapped[str] = mapped_column(String(20))
-    blob_digest: Mapped[str | None] = mapped_column(ForeignKey("blobs.digest"), default=None)
+    blob_digest: Mapped[str | None] = mapped_column(ForeignKey("blobs.digest"), index=True, default=None)
     """The weights. Null until validation has made them, where the model is a seeded architecture."""
     report: Mapped[dict[str, Any] | None] = mapped_column(default=None)
     """What validation found: layers, counts, output layer; null until ready."""
@@ -137,7 +188,7 @@ class Dataset(Leased, Base):
     format: Mapped[str] = mapped_column(String(40))
     """npz or safetensors."""
     status: Mapped[str] = mapped_column(String(20))
-    blob_digest: Mapped[str] = mapped_column(ForeignKey("blobs.digest"))
+    blob_digest: Mapped[str] = mapped_column(ForeignKey("blobs.digest"), index=True)
     report: Mapped[dict[str, Any] | None] = mapped_column(default=None)
     """{splits: {train: {num_examples, input_shape, ...}}}; null until ready."""
     error: Mapped[dict[str, Any] | None] = mapped_column(default=None)
@@ -152,6 +203,10 @@ class Job(Leased, Base):
         Index(None, "project_id", "id"),
         Index("ix_jobs_claim", "pool", "status", "priority", "id"),
         Index("ix_jobs_leases", "status", "lease_until"),
+        Index(None, "sweep_at"),
+        Index(None, "model_id"),
+        Index(None, "dataset_id"),
+        Index(None, "retried_from"),
     )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
@@ -171,9 +226,14 @@ class Job(Leased, Base):
     queue_timeout_seconds: Mapped[float | None] = mapped_column(default=None)
     deadline_seconds: Mapped[float | None] = mapped_column(default=None)
     options: Mapped[dict[str, Any]]
-    """keep_rounds, cache and metadata, as given: echoed, read by nobody else yet."""
+    """cache and metadata, as given: echoed, read by nobody else yet."""
+    keep_rounds: Mapped[str] = mapped_column(String(20), default="all")
+    """all, pareto or selected: whose artifacts stay when the job has ended."""
+    expires_in_seconds: Mapped[float | None] = mapped_column(default=None)
+    """How long its artifacts stay after its end; null: for ever."""
     traceparent: Mapped[str | None] = mapped_column(String(60), default=None)
     """W3C Trace Context of the request that made the job; its attempts are spans of that trace."""
+    retried_from: Mapped[str | None] = mapped_column(ForeignKey("jobs.id", ondelete="SET NULL"), default=None)
 
     status: Mapped[str] = mapped_column(String(20))
     conclusion: Mapped[str | None] = mapped_column(String(20), default=None)
@@ -196,6 +256,9 @@ class Job(Leased, Base):
     started_at: Mapped[float | None] = mapped_column(default=None)
     finished_at: Mapped[float | None] = mapped_column(default=None)
     expires_at: Mapped[float | None] = mapped_column(default=None)
+    """When its artifacts go, or went; null while it lives, and where they stay for ever."""
+    sweep_at: Mapped[float | None] = mapped_column(default=None)
+    """When the sweeper has artifacts of it to drop next; null: never."""
 
 
 class Attempt(Base):
@@ -209,6 +272,10 @@ class Attempt(Base):
     ended_at: Mapped[float | None] = mapped_column(default=None)
     reason: Mapped[str | None] = mapped_column(String(400), default=None)
     """Why it ended; null while it runs."""
+    code_version: Mapped[str | None] = mapped_column(String(40), default=None)
+    """Of the service, on the worker."""
+    determinism: Mapped[dict[str, Any] | None] = mapped_column(default=None)
+    """Class of machine that computed its rounds; null until its process has started."""
 
 
 class Round(Base):
@@ -226,6 +293,27 @@ class Round(Base):
     """Fraction removed, actual."""
     report: Mapped[dict[str, Any]]
     """The round's shape on the wire, less what other columns and rows hold."""
+    digests: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    """By kind, of the files it was stored with: known still when these are gone."""
+    created_at: Mapped[float]
+
+
+class Checkpoint(Base):
+    """What a job's training is midway in an entry: one row a job, gone when the entry is stored or the job ends."""
+
+    __tablename__ = "checkpoints"
+    __table_args__ = (Index(None, "blob_digest"),)
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    attempt: Mapped[int]
+    """That stored it."""
+    position: Mapped[int]
+    """Of the entry that trains: the one behind the last stored."""
+    step: Mapped[int]
+    """Steps of the entry that are done, its controls' among them."""
+    furthest_step: Mapped[int]
+    """Of all that were stored for this entry. A checkpoint behind it is no progress: its attempt had begun anew."""
+    blob_digest: Mapped[str] = mapped_column(ForeignKey("blobs.digest"))
     created_at: Mapped[float]
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import case, insert, literal, null, update
 from sqlalchemy.orm import Session
 
-from store import counters
+from store import checkpoints, counters
 from store.database import now
 from store.leases import holds
 from store.tables import Event, Job, JobStatus
@@ -71,11 +71,14 @@ UNCHANGED: dict[Trigger, frozenset[JobStatus]] = {
 }
 """Where a user's verb has already had its effect: repeating it is safe."""
 
+RETRY = "retry"
+"""A verb for jobs that have ended. No trigger: it changes no status, it makes another job (`store.retries`)."""
+
 
 class InvalidTransition(Exception):
-    def __init__(self, status: JobStatus, verb: Trigger) -> None:
+    def __init__(self, status: JobStatus, verb: str) -> None:
         self.status, self.verb = status, verb
-        self.allowed = [t.value for t in UNCHANGED if status in TRANSITIONS[t]]
+        self.allowed = [t.value for t in UNCHANGED if status in TRANSITIONS[t]] + [RETRY] * status.is_terminal
         super().__init__(f"a job that is {status} cannot {verb}")
 
 
@@ -121,6 +124,11 @@ def change(
         }
         values |= {"conclusion": case(named, value=Job.status, else_=null())}
         values |= {"finished_at": case((Job.status.in_(ending), now()), else_=null())}
+        # From here its artifacts are the sweeper's to drop (`store/retention.py`).
+        expires_at = now() + Job.expires_in_seconds
+        sweep_at = case((Job.keep_rounds == "all", expires_at), else_=now())
+        values |= {"expires_at": case((Job.status.in_(ending), expires_at), else_=null())}
+        values |= {"sweep_at": case((Job.status.in_(ending), sweep_at), else_=null())}
     if failing and error is not None:
         values |= {"error": case((Job.status.in_(failing), literal(error, Job.error.type)), else_=null())}
     if S.QUEUED in moves.values():
@@ -142,6 +150,8 @@ def change(
     if JobStatus(row.status).is_terminal:
         counters.count(session, "jobs_ended", status=row.status, conclusion=row.conclusion)
     data = {"trigger": trigger.value, **(detail or {})}
+    if JobStatus(row.status).is_terminal:
+        checkpoints.remove(session, job_id)
     session.execute(
         insert(Event).values(job_id=job_id, sequence=row.num_events, at=now(), type=f"job.{row.status}", data=data)
     )

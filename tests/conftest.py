@@ -121,6 +121,7 @@ def settings(tmp_path: Path, broker_url: str, new_database: NewDatabase) -> Iter
             lease_seconds=6,
             renew_seconds=0.5,
             sweep_seconds=0.3,
+            checkpoint_seconds=2,
             port=0,
         )
 

@@ -11,17 +11,15 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from espalier import export_model
-from processes import descendants_of
-from sklearn.datasets import load_digits
 from sqlalchemy import select
 from torch import Tensor, nn
 
+from chaos.processes import descendants_of
+from chaos.recipes import digits_npz
 from embedded.serve import COMMANDS
 from pruning.formats.architectures import build
 from pruning.formats.datasets import describe, read_dataset
@@ -30,7 +28,7 @@ from pruning.formats.results import write_state
 from pruning.intake import inspect_model
 from pruning.recipe import Recipe
 from store import intake, jobs
-from store.blobs import BlobStore
+from store.blobs import BlobStore, StoredBlob, located
 from store.database import Database
 from store.queue import INTAKE, Bell
 from store.settings import Settings
@@ -41,23 +39,6 @@ SMALL = {
     "stop": {"rounds": 3},
     "training": {"steps": 150, "evaluate_every_steps": 50, "preprocessing": {"scale": 0.0625}},
 }
-
-
-def digits_npz(num_examples: int = 1000) -> bytes:
-    """The digits of scikit-learn, uint8 0..16, as named splits."""
-    digits = load_digits()
-    images, targets = digits.images.astype("uint8")[:, None], digits.target
-    file = BytesIO()
-    np.savez(
-        file,
-        **{
-            "train.inputs": images[:num_examples],
-            "train.targets": targets[:num_examples],
-            "validation.inputs": images[1000:1400],
-            "validation.targets": targets[1000:1400],
-        },
-    )
-    return file.getvalue()
 
 
 @dataclass
@@ -134,7 +115,7 @@ class Fleet:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "file"
             if claimed.blob_digest is not None:
-                self.blobs.fetch(claimed.blob_digest, file)
+                self.blobs.fetch(self.located(claimed.blob_digest), file)
             if isinstance(claimed, Dataset):
                 report = describe(read_dataset(file, claimed.format))
             elif claimed.format == "architecture":
@@ -148,6 +129,10 @@ class Fleet:
         with self.database.transaction() as session:
             intake.accept(session, type(claimed), claimed.id, claimed.attempt, report, made)
         return self._fetch(row)
+
+    def located(self, digest: str) -> StoredBlob:
+        with self.database.reading() as session:
+            return located(session, digest)
 
     def submit(self, model: Model, dataset: Dataset, recipe: dict[str, Any] = SMALL, **columns: Any) -> Job:
         full = Recipe.model_validate(recipe).to_json()

@@ -13,7 +13,8 @@ import pytest
         ("api.app", {"torch", "numpy", "worker", "celery.bin"}),
         ("store.jobs, store.queue", {"torch", "fastapi", "pruning"}),
         ("worker.supervisor", {"torch", "fastapi", "api"}),
-        ("worker.sweeper, migrations", {"torch", "numpy", "fastapi", "api", "pruning"}),
+        ("worker.sweeper", {"torch", "numpy", "fastapi", "api"}),
+        ("migrations", {"torch", "numpy", "fastapi", "api", "pruning"}),
         ("pruning.recipe, pruning.strategies, pruning.schedules, pruning.selection", {"torch", "sqlalchemy"}),
     ],
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from functools import partial
 from typing import Any, cast, get_args
 
@@ -13,25 +12,30 @@ from sqlalchemy.orm import Session
 from pruning.recipe import Recipe
 from pruning.selection import Gate, RoundRecord, Select, last_passing, select_round
 from store import counters, intake, jobs
-from store.blobs import BlobStore, StoredBlob, Vanishing, refer
+from store.blobs import BlobStore, StoredBlob, refer
 from store.settings import Settings
 from store.tables import Dataset, Job, Model, Round
 from store.transitions import Trigger
+from worker.checkpoints import Checkpoints
 from worker.folder import Folder
 from worker.lease import Lease
 from worker.messages import (
     AnyMessage,
     BadMessage,
+    Checkpointed,
     Exported,
     ExportKind,
     Failed,
     Finished,
     NotExported,
+    NotResumed,
+    Resumed,
     RoundDone,
     Started,
     Validated,
 )
 from worker.spans import RoundSpans
+from worker.storing import fetch, store_files
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +61,7 @@ class JobAttempt:
     def __init__(self, job: Job, lease: Lease, folder: Folder, blobs: BlobStore, settings: Settings) -> None:
         self.job, self.lease, self.folder, self.blobs, self.settings = job, lease, folder, blobs, settings
         self.recipe = Recipe.model_validate(job.recipe)
+        self.checkpoints = Checkpoints(job, lease, folder, blobs, settings.checkpoint_seconds)
         self._has_started = False
         self._exported: set[str] = set()
         self._began_at = time.monotonic()
@@ -67,7 +72,7 @@ class JobAttempt:
         model, dataset, rounds = self.lease.write(self._read_inputs)
         assert model.blob_digest is not None
         inputs = {"model": model.blob_digest, "dataset": dataset.blob_digest}
-        records = [_record(row) for row in rounds]
+        records = [record_of(row) for row in rounds]
         if records:
             # A resume goes on from the last entry, and the final entry takes the masks of the last that passed.
             # That of the selected one may be exported at the end.
@@ -79,7 +84,7 @@ class JobAttempt:
                 for kind, digest in self.lease.write(partial(self._digests, position)).items():
                     inputs[f"{position}.{kind}"] = digest
         for name, digest in inputs.items():
-            self.lease.keep_while(partial(self.blobs.fetch, digest, self.folder.inputs / name))
+            fetch(self.lease, self.blobs, digest, self.folder.inputs / name)
         return {
             "work": "prune",
             "folder": str(self.folder.root),
@@ -91,6 +96,8 @@ class JobAttempt:
             "select": self.job.select,
             "artifacts": self.job.artifacts,
             "rounds": [vars(record) for record in records],
+            "has_checkpoint": self.checkpoints.fetch(len(records)),
+            "checkpoint_seconds": self.settings.checkpoint_seconds,
             "threads": self.settings.worker_threads,
             "memory_bytes": self.settings.child_memory_bytes + self._num_bytes(dataset),
             "file_bytes": self.folder.max_bytes,
@@ -109,6 +116,8 @@ class JobAttempt:
             case RoundDone():
                 self._store_round(message)
                 self._spans.stored(message)
+            case Checkpointed() | Resumed() | NotResumed():
+                self.checkpoints.take(message)
             case Exported():
                 self._store_export(message)
             case NotExported():
@@ -136,7 +145,7 @@ class JobAttempt:
             case Exported() | NotExported():
                 out_of_turn = message.kind in self._exported or message.kind not in self.job.artifacts
                 self._exported.add(message.kind)
-            case RoundDone():
+            case RoundDone() | Checkpointed():
                 out_of_turn = bool(self._exported)
             case _:
                 out_of_turn = False
@@ -193,13 +202,13 @@ class JobAttempt:
             counters.count_round(session, self.job.pool, done.report.seconds, at_most=spent_seconds)
 
         files = {kind: name for kind, name in done.files.items() if kind in FORMATS and kind not in EXPORTS}
-        _store(self.lease, self.folder, self.blobs, files, record)
+        store_files(self.lease, self.folder, self.blobs, files, record)
         for name in files.values():
             self.folder.discard(name)
 
     def _store_export(self, exported: Exported) -> None:
         rounds = self.lease.write(lambda session: jobs.stored_rounds(session, self.job.id))
-        if not rounds or self._select([_record(row) for row in rounds])[0].position != exported.position:
+        if not rounds or self._select([record_of(row) for row in rounds])[0].position != exported.position:
             raise BadMessage(
                 f"the {exported.kind} is said to be of position {exported.position}, which is not selected"
             )
@@ -209,14 +218,14 @@ class JobAttempt:
             artifact = jobs.NewArtifact(exported.kind, *FORMATS[exported.kind], blobs[exported.kind])
             jobs.attach(session, self.job, exported.position, artifact)
 
-        _store(self.lease, self.folder, self.blobs, {exported.kind: exported.file}, record)
+        store_files(self.lease, self.folder, self.blobs, {exported.kind: exported.file}, record)
 
     def _select(self, records: list[RoundRecord]) -> tuple[RoundRecord, bool]:
         gates = [Gate.model_validate(gate) for gate in self.job.gates]
         return select_round(records, gates, self.recipe.stop.accuracy_floor, cast(Select, self.job.select))
 
     def _complete(self, session: Session) -> None:
-        selected, passed = self._select([_record(row) for row in jobs.stored_rounds(session, self.job.id)])
+        selected, passed = self._select([record_of(row) for row in jobs.stored_rounds(session, self.job.id)])
         jobs.complete(session, self.job.id, self.job.attempt, selected.position, passed)
 
 
@@ -230,7 +239,7 @@ class IntakeAttempt:
 
     def order(self) -> dict[str, Any]:
         if self.row.blob_digest is not None:
-            self.lease.keep_while(partial(self.blobs.fetch, self.row.blob_digest, self.folder.inputs / "upload"))
+            fetch(self.lease, self.blobs, self.row.blob_digest, self.folder.inputs / "upload")
         return {
             "work": "validate_model" if isinstance(self.row, Model) else "validate_dataset",
             "folder": str(self.folder.root),
@@ -250,7 +259,7 @@ class IntakeAttempt:
                     intake.accept(session, type(row), row.id, row.attempt, message.report, blobs.get("weights"))
 
                 files = {"weights": message.weights} if message.weights else {}
-                _store(self.lease, self.folder, self.blobs, files, accept)
+                store_files(self.lease, self.folder, self.blobs, files, accept)
                 return True
             case Failed():
                 error = {"code": message.code, "message": message.message, "retryable": False}
@@ -275,24 +284,7 @@ class IntakeAttempt:
         return True
 
 
-def _store(
-    lease: Lease,
-    folder: Folder,
-    blobs: BlobStore,
-    files: dict[str, str],
-    record: Callable[[dict[str, StoredBlob], Session], None],
-) -> None:
-    """Copy files into the store, then refer to them, in one transaction with what they belong to."""
-    while True:
-        stored = {kind: lease.keep_while(partial(folder.store, name, blobs)) for kind, name in files.items()}
-        try:
-            lease.write(partial(record, stored))
-            return
-        except Vanishing:
-            continue  # a collector took one of them in between: the files are still here, copy again
-
-
-def _record(row: Round) -> RoundRecord:
+def record_of(row: Round) -> RoundRecord:
     validation = row.report["metrics"].get("validation", {})
     seconds = sum(row.report.get("seconds", {}).values())
     return RoundRecord(row.position, row.number, row.sparsity, validation, seconds)

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from worker.forked import Forked
+from worker.limits import MIB, OverLimit, message_too_long
 from worker.messages import MAX_LINE_BYTES, AnyMessage, BadMessage, parse, printable
 from worker.nursery import die_with_parent
 
@@ -60,7 +61,7 @@ class Child:
 
     def __init__(self, process: Forked) -> None:
         self.process = process
-        self.messages: queue.Queue[AnyMessage | BadMessage | Exited] = queue.Queue(MAX_WAITING_MESSAGES)
+        self.messages: queue.Queue[AnyMessage | BadMessage | OverLimit | Exited] = queue.Queue(MAX_WAITING_MESSAGES)
         self._stderr: deque[str] = deque(maxlen=STDERR_LINES)
         self._readers = [
             threading.Thread(target=self._read_messages, args=(process.messages,), daemon=True),
@@ -75,7 +76,7 @@ class Child:
             self.process.stdin.write(json.dumps(order).encode() + b"\n")
             self.process.stdin.flush()
 
-    def next_message(self, timeout_seconds: float) -> AnyMessage | BadMessage | Exited | None:
+    def next_message(self, timeout_seconds: float) -> AnyMessage | BadMessage | OverLimit | Exited | None:
         """None: nothing was said in that time."""
         try:
             return self.messages.get(timeout=timeout_seconds)
@@ -87,8 +88,9 @@ class Child:
         """False where it is not forked yet, or never was."""
         return self.process.pid is not None
 
-    def ask_to_stop(self) -> None:
-        self.process.send_signal(signal.SIGTERM)
+    def ask_to_stop(self, save: bool = True) -> None:
+        """Between two steps: with a checkpoint of where it is, or at once."""
+        self.process.send_signal(signal.SIGTERM if save else signal.SIGINT)
 
     def kill(self) -> None:
         """At once and for good; nothing of it is left when this returns."""
@@ -105,14 +107,17 @@ class Child:
 
     def last_words(self) -> str:
         """How it ended, for people: exit code or signal, and the end of what it wrote to stderr."""
+        by_us = False
         try:
             code = self.process.wait(LAST_SECONDS)
         except subprocess.TimeoutExpired:  # it closed its pipe and lives on: it could hold the slot for ever
             self.process.kill()
-            code = self.process.wait()
+            code, by_us = self.process.wait(), True
         if not self.has_begun:
             return "the training process could not be started; the worker's log may say why"
         end = f"killed by {_signal_name(-code)}" if code < 0 else f"exit code {code}"
+        if code == -signal.SIGKILL and not by_us and self.process.peak_bytes:
+            end += f", as the kernel does where memory runs out (peak: {self.process.peak_bytes // MIB} MiB resident)"
         self._readers[1].join(timeout=1)
         words = " | ".join(line.strip() for line in list(self._stderr)[-3:] if line.strip())
         return f"the training process ended with {end}" + (f": {printable(words[-300:])}" if words else "")
@@ -135,9 +140,9 @@ class Child:
             while line := pipe.readline(MAX_LINE_BYTES + 1):
                 try:
                     if len(line) > MAX_LINE_BYTES:
-                        raise BadMessage(f"a message of more than {MAX_LINE_BYTES} bytes")
+                        raise message_too_long()
                     self.messages.put(parse(line))
-                except BadMessage as error:
+                except (BadMessage, OverLimit) as error:
                     self.messages.put(error)
                     break
         self.messages.put(Exited())

@@ -8,6 +8,7 @@ import stat
 from pathlib import Path
 
 from store.blobs import BlobStore, StoredBlob, TooLarge
+from worker.limits import too_many_files
 from worker.sandbox import TEMPORARY
 
 MAX_FILES = 1000
@@ -60,12 +61,12 @@ class Folder:
         (self.outputs / name).unlink(missing_ok=True)
 
     def size_bytes(self) -> int:
-        """What the child has written; links count as themselves. Raises BadFile where there are too many files."""
+        """What the child has written; links count as themselves. Raises OverLimit where there are too many files."""
         total, num_files = 0, 0
         for parent, _folders, files in os.walk(self.outputs):
             num_files += len(files)
             if num_files > MAX_FILES:
-                raise BadFile(f"the training process left more than {MAX_FILES} files in its folder")
+                raise too_many_files(MAX_FILES)
             for name in files:
                 try:
                     total += (Path(parent) / name).lstat().st_size

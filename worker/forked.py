@@ -29,6 +29,8 @@ class Forked:
 
     def __init__(self, requests: socket.socket) -> None:
         self.returncode: int | None = None
+        self.peak_bytes: int | None = None
+        """Most that was resident at once; null until it has ended, and where nobody could tell."""
         self._pid: int | None = None
         with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
 
@@ -68,10 +70,11 @@ class Forked:
         if self._pid is None and self.returncode is None and (word := self._hear(PID_BYTES, timeout)):
             self._pid = int.from_bytes(word, "big")
         if self.returncode is None:
-            code = self._hear(16, timeout) if self._pid is not None else b""
-            if not code and self._pid is not None:  # the nursery has died, and the kernel kills its children
+            end = self._hear(40, timeout).split() if self._pid is not None else []
+            if not end and self._pid is not None:  # the nursery has died, and the kernel kills its children
                 _see_gone(self._pid)
-            self.returncode = int(code) if code else -signal.SIGKILL
+            self.returncode = int(end[0]) if end else -signal.SIGKILL
+            self.peak_bytes = 1024 * int(end[1]) if end else None
             self._control.close()
         return self.returncode
 

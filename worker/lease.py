@@ -15,6 +15,7 @@ from store import jobs, leases
 from store.blobs import BlobsAway
 from store.database import AWAY, Database
 from store.leases import Entity, Fenced
+from store.room import is_full
 from store.settings import Settings
 from store.tables import Job, JobStatus
 
@@ -25,7 +26,7 @@ T = TypeVar("T")
 RETRY_SECONDS = 0.5
 PROGRESS_SECONDS = 1.0
 PATIENCE_SECONDS = 600.0
-"""For an object store that does not answer: a round that took hours is worth the wait."""
+"""For an object store that does not answer, or a full disk: a round that took hours is worth the wait."""
 PAUSE_SECONDS = 2.0
 ORDERS = (JobStatus.PAUSING, JobStatus.CANCELING)
 
@@ -54,6 +55,11 @@ class Lease:
     def ordered_to_stop(self) -> bool:
         return self.status in ORDERS
 
+    @property
+    def is_to_end(self) -> bool:
+        """By an order, or because the worker drains."""
+        return self.ordered_to_stop or self._draining.is_set()
+
     def report_progress(self, progress: dict[str, Any]) -> None:
         """Shown with the next renewal, which it brings forward."""
         self._progress = progress
@@ -61,7 +67,7 @@ class Lease:
     def renew_if_due(self) -> None:
         age = time.monotonic() - self._renewed_at
         if age >= self._renew_seconds or (self._progress is not None and age >= PROGRESS_SECONDS):
-            self.write(self._renew)
+            self.write(self._renew, is_renewal=True)
 
     def _renew(self, session: Session) -> None:
         if self.entity is Job:
@@ -70,14 +76,14 @@ class Lease:
             leases.renew(session, self.entity, self.row_id, self.attempt, self.seconds)
         self._progress = None
 
-    def keep_while(self, work: Callable[[], T]) -> T:
+    def keep_while(self, work: Callable[[], T], patience_seconds: float = PATIENCE_SECONDS) -> T:
         """Do what may take longer than a lease, which is renewed meanwhile: copying into the blob store or out of it,
         again while that is away.
 
         Raises Fenced, once the work has ended; BlobsAway, where patience has run out, the job is ordered to stop, or
         the worker drains.
         """
-        give_up_at = time.monotonic() + PATIENCE_SECONDS
+        give_up_at = time.monotonic() + patience_seconds
         with ThreadPoolExecutor(1, "copying") as helper:
             while True:
                 copying = helper.submit(work)
@@ -86,14 +92,16 @@ class Lease:
                 try:
                     return copying.result()
                 except BlobsAway as error:
-                    if self.ordered_to_stop or self._draining.is_set() or time.monotonic() > give_up_at:
+                    if self.is_to_end or time.monotonic() >= give_up_at:
                         raise
                     log.warning("%s attempt %d: %s; trying again", self.row_id, self.attempt, error)
                 self._draining.wait(PAUSE_SECONDS)
                 self.renew_if_due()
 
-    def write(self, work: Callable[[Session], T]) -> T:
+    def write(self, work: Callable[[Session], T], *, is_renewal: bool = False) -> T:
         """Do `work` in one transaction, again and again while the database is away, up to the lease's end.
+
+        Only a renewal tells of orders: however much else is written, the next one comes in time.
 
         Raises Fenced where the row is not ours any more, or cannot be known to be: past the margin another worker may
         hold it, so this one stops by itself.
@@ -105,10 +113,12 @@ class Lease:
                     result = work(session)
             except AWAY as error:
                 log.warning("%s attempt %d: the database is away: %s", self.row_id, self.attempt, error)
-                if time.monotonic() > self._renewed_at + 0.8 * self.seconds:
+                # A database without room takes no claim of another worker's either: whoever writes first holds the row.
+                patience_seconds = PATIENCE_SECONDS if is_full(error) else 0.8 * self.seconds
+                if time.monotonic() > self._renewed_at + patience_seconds:
                     raise Fenced(self.row_id) from error
                 time.sleep(RETRY_SECONDS)
             else:
-                # Counted from before the question: the database's clock started no earlier.
-                self._renewed_at = asked_at
+                if is_renewal:  # counted from before the question: the database's clock started no earlier
+                    self._renewed_at = asked_at
                 return result

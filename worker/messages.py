@@ -57,6 +57,29 @@ class RoundDone(Message):
     """By kind: model, masks, ticket, sparse."""
 
 
+class Checkpointed(Message):
+    """Training inside an entry, as a file: instead of the last one."""
+
+    type: Literal["checkpointed"] = "checkpointed"
+    position: Position
+    step: Annotated[int, Field(ge=0, lt=2**53)]
+    """Steps of the entry that are done, its controls' among them."""
+    file: FileName
+
+
+class Resumed(Message):
+    """The checkpoint of the order is taken up, and training goes on."""
+
+    type: Literal["resumed"] = "resumed"
+
+
+class NotResumed(Message):
+    """It is damaged, or does not fit: training begins anew behind the last stored round."""
+
+    type: Literal["not_resumed"] = "not_resumed"
+    reason: str = Field(max_length=400)
+
+
 class Exported(Message):
     """The selected round in one more form, written once, behind the last round."""
 
@@ -94,7 +117,17 @@ class Failed(Message):
 
 
 AnyMessage = Annotated[
-    Started | Progress | RoundDone | Exported | NotExported | Finished | Validated | Failed,
+    Started
+    | Progress
+    | RoundDone
+    | Checkpointed
+    | Resumed
+    | NotResumed
+    | Exported
+    | NotExported
+    | Finished
+    | Validated
+    | Failed,
     Field(discriminator="type"),
 ]
 _MESSAGES: TypeAdapter[AnyMessage] = TypeAdapter(AnyMessage)

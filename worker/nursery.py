@@ -36,8 +36,8 @@ def die_with_parent() -> None:
 class Nursery:
     """
     A request is one byte with four descriptors: the child's stdin, messages, stderr, and its control, a socket. On it
-    the nursery writes the child's number, then, when it has ended, its exit code in digits; what it reads there are
-    numbers of signals, one a byte. A control that is closed kills its child.
+    the nursery writes the child's number, then, when it has ended, its exit code and its resident peak in KiB, in
+    digits; what it reads there are numbers of signals, one a byte. A control that is closed kills its child.
     """
 
     def __init__(self, requests: socket.socket) -> None:
@@ -129,8 +129,8 @@ class Nursery:
             pid = ended.si_pid
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(pid, signal.SIGKILL)  # should it have had children: while it is not reaped the group is its
-            code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-            self._say(pid, str(code).encode())
+            _, status, used = os.wait4(pid, 0)
+            self._say(pid, f"{os.waitstatus_to_exitcode(status)} {used.ru_maxrss}".encode())
             control = self._controls.pop(pid)
             self._selector.unregister(control)
             control.close()

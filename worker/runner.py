@@ -13,14 +13,20 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 
+from pruning.checkpoints import Checkpoint, Misfit
+from pruning.data import Dataset
 from pruning.formats.architectures import Network, build
+from pruning.formats.checkpoints import read_checkpoint
 from pruning.formats.datasets import describe, read_dataset
 from pruning.formats.errors import FormatError
 from pruning.formats.exported_program import Program
@@ -35,9 +41,10 @@ from pruning.reports import round_report
 from pruning.schedules import RecipeRefused
 from pruning.selection import Gate, RoundRecord, select_round
 from pruning.training import Diverged
-from worker import machine, sandbox
+from worker import limits, machine, sandbox
 from worker.exports import FILES, Exports
 from worker.messages import (
+    MAX_LINE_BYTES,
     Exported,
     ExportKind,
     Failed,
@@ -45,12 +52,15 @@ from worker.messages import (
     Message,
     Metrics,
     NotExported,
+    NotResumed,
     Progress,
+    Resumed,
     RoundDone,
     Started,
     Validated,
     printable,
 )
+from worker.saver import Saver
 
 STOPPED = 75
 """Exit code after an order to stop."""
@@ -68,8 +78,10 @@ class Runner:
         self._order = order
         self._device = machine.start_device(order["cuda_device"], order["gpu_memory_fraction"])
         self.inputs, self.outputs = Path(order["folder"]) / "in", Path(order["folder"]) / "out"
-        self._stopping, self._quiet_until = False, 0.0
+        self._stopping, self._saving, self._quiet_until = False, True, 0.0
+        self._has_checkpoint = False
         signal.signal(signal.SIGTERM, self._stop)
+        signal.signal(signal.SIGINT, self._stop)
 
     def run(self) -> None:
         try:
@@ -95,11 +107,19 @@ class Runner:
                 "its inputs hold a number that the model has no embedding for, or its labels one it has no output for"
             )
             self._fail("dataset_mismatch", f"{remedy} ({error}); number both from 0, below the sizes of the model")
+        except limits.OverLimit as error:
+            self._fail(error.code, str(error))
         except (MemoryError, RuntimeError) as error:
             explained = machine.explain(error, self._device, self._order["memory_bytes"])
             if explained is None:
                 raise
             self._fail(*explained)
+        except (OSError, SafetensorError) as error:
+            if "File too large" not in str(error):
+                raise
+            left = sum(path.lstat().st_size for path in self.outputs.iterdir())
+            over = limits.file_too_large(left, self._order["file_bytes"])
+            self._fail(over.code, str(over))
 
     def _prune(self) -> None:
         order = self._order
@@ -109,11 +129,8 @@ class Runner:
         model = read_model(self.inputs / "model", order["format"], order["model"])
         dataset = read_dataset(self.inputs / "dataset", order["dataset_format"])
         rounds = [RoundRecord(**record) for record in order["rounds"]]
-        resume = Resume(list(rounds), self._load) if rounds else None
         kept: Stored | None = None  # the round selected so far; null: one that was stored before this attempt
-        for round_ in prune_iteratively(
-            model, dataset, recipe, resume=resume, progress=self._progress, device=self._device
-        ):
+        for round_ in self._rounds(model, dataset, recipe, list(rounds)):
             self._announce(round_, model)
             rounds.append(round_.record)
             selected, _ = select_round(rounds, gates, recipe.stop.accuracy_floor, order["select"])
@@ -123,6 +140,48 @@ class Runner:
             round_to = recipe.materialize.round_to if recipe.materialize else 1
             self._export(wanted, selected.position, Exports(model, kept or self._load(selected.position), round_to))
         self._say(Finished())
+
+    def _rounds(
+        self, model: torch.nn.Module, dataset: Dataset, recipe: Recipe, stored: list[RoundRecord]
+    ) -> Iterator[Round]:
+        """From the checkpoint on, where there is one that can be taken up; else from the last stored round."""
+        order, resume = self._order, Resume(stored, self._load)
+        saver = Saver(self.outputs, order["checkpoint_seconds"], order["file_bytes"], self._say)
+
+        def rounds(checkpoint: Checkpoint | None) -> Iterator[Round]:
+            return prune_iteratively(
+                model,
+                dataset,
+                recipe,
+                resume=resume,
+                checkpoint=checkpoint,
+                progress=self._progress,
+                offer=partial(self._offer, saver),
+                device=self._device,
+            )
+
+        self._has_checkpoint = order["has_checkpoint"]
+        if self._has_checkpoint:
+            try:
+                yield from rounds(read_checkpoint(self.inputs / "checkpoint"))
+            except (FormatError, Misfit, MemoryError, RuntimeError) as error:
+                if not self._has_checkpoint:
+                    raise  # it was taken up, and training went on from it
+                self._has_checkpoint = False
+                self._say(NotResumed(reason=printable(f"{error}")[:400]))
+            else:
+                return
+        yield from rounds(None)
+
+    def _offer(self, saver: Saver, make: Callable[[], Checkpoint]) -> None:
+        """Between any two steps."""
+        if self._has_checkpoint:
+            self._has_checkpoint = False
+            self._say(Resumed())
+        if not self._stopping or self._saving:
+            saver.offer(make, at_once=self._stopping)
+        if self._stopping:
+            raise Stopped
 
     def _export(self, kinds: list[ExportKind], position: int, exports: Exports) -> None:
         """Once, at the end: an export takes as long as many rounds of a small network."""
@@ -188,8 +247,6 @@ class Runner:
         self._say(Started(determinism=machine.determinism_class(self._device)))
 
     def _progress(self, number: int | None, step: int, steps: int) -> None:
-        if self._stopping:
-            raise Stopped
         if time.monotonic() < self._quiet_until and step < steps:
             return
         self._quiet_until = time.monotonic() + PROGRESS_SECONDS
@@ -199,11 +256,15 @@ class Runner:
         self._say(Failed(code=code, message=printable(message)[:20_000]))
 
     def _say(self, message: Message) -> None:
-        self._pipe.write(message.model_dump_json().encode() + b"\n")
+        line = message.model_dump_json().encode() + b"\n"
+        if len(line) > MAX_LINE_BYTES:
+            raise limits.message_too_long(len(line))
+        self._pipe.write(line)
         self._pipe.flush()
 
-    def _stop(self, _number: int, _frame: FrameType | None) -> None:
-        self._stopping = True
+    def _stop(self, number: int, _frame: FrameType | None) -> None:
+        """SIGTERM: with a checkpoint; SIGINT: without, also if the other came before."""
+        self._stopping, self._saving = True, self._saving and number == signal.SIGTERM
 
 
 def _end_with_stdin() -> None:

@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from store import intake, jobs, leases, traces
-from store.blobs import BlobsAway, Damaged, open_blobs
+from store.blobs import BlobsAway, Damaged, Full, open_blobs
 from store.database import Database
 from store.leases import Fenced
 from store.logs import bound
 from store.queue import INTAKE, Bell
+from store.room import is_full
 from store.settings import Settings
-from store.tables import Dataset, Job, Model
+from store.tables import Dataset, Job, JobStatus, Model
 from store.version import VERSION
 from store.workers import Announcement
 from worker import sandbox
@@ -33,8 +34,19 @@ from worker.children import Child, Children, Exited
 from worker.devices import NoDevice
 from worker.folder import BadFile, Folder
 from worker.lease import Lease
-from worker.messages import AnyMessage, BadMessage, Progress, Started
+from worker.limits import OverLimit, allocation_failed, folder_full
+from worker.messages import (
+    AnyMessage,
+    BadMessage,
+    Checkpointed,
+    Failed,
+    NotExported,
+    Progress,
+    Started,
+    printable,
+)
 from worker.presence import Presence
+from worker.room import Room
 from worker.slots import Slot, Slots
 from worker.spans import attempt_span
 
@@ -45,6 +57,8 @@ DEVICE_SECONDS = 120.0
 """For a device to start in, and to train a step. The first start after boot loads drivers."""
 BEGIN_SECONDS = 120.0
 """For a child to be forked in: milliseconds, but for the first, which waits until torch is imported."""
+CANCEL_SECONDS = 2.0
+"""For a child that has nothing to save."""
 PAUSE_SECONDS = 5.0
 """Before a worker that could not start a child takes work again."""
 _KINDS: dict[type[Job | Model | Dataset], str] = {Job: "job_id", Model: "model_id", Dataset: "dataset_id"}
@@ -67,6 +81,7 @@ class Supervisor:
         self.settings = settings
         self.database = Database(settings.database)
         self.blobs = open_blobs(settings)
+        self.room = Room(self.blobs, settings)
         self.bell = Bell(settings.broker_url)
         self.children = Children()
         self.draining = threading.Event()
@@ -131,7 +146,7 @@ class Supervisor:
 
     def _serve(self, queue: str, slot: Slot) -> bool:
         """Take the best piece of waiting work and stay with it until it ends; False where there is none to take."""
-        if self.draining.is_set():
+        if self.draining.is_set() or not self.room.is_there():
             return False
         row: Job | Model | Dataset | None
         with self.database.transaction() as session:
@@ -142,27 +157,31 @@ class Supervisor:
         if row is None:
             return False
         with bound(**{_KINDS[type(row)]: row.id}, attempt=row.attempt, worker=self.name), attempt_span(row, self.name):
-            self._see_through(queue, row, slot)
-        return True
+            return self._see_through(queue, row, slot)
 
-    def _see_through(self, queue: str, row: Job | Model | Dataset, slot: Slot) -> None:
+    def _see_through(self, queue: str, row: Job | Model | Dataset, slot: Slot) -> bool:
+        """Whether more may be taken at once."""
         log.info("%s attempt %d: claimed", row.id, row.attempt)
         lease = Lease(self.database, self.settings, type(row), row.id, row.attempt, self.draining)
         folder = Folder(self.settings.work_dir / f"{row.id}-{row.attempt}", self.settings.folder_max_bytes)
+        kind = JobAttempt if isinstance(row, Job) else IntakeAttempt
+        attempt: JobAttempt | IntakeAttempt = kind(row, lease, folder, self.blobs, self.settings)  # type: ignore[arg-type]
         try:
-            with folder, self.children.lent() as child:  # it is dead before its folder goes
-                if isinstance(row, Job):
-                    waits_again = self._attend(JobAttempt(row, lease, folder, self.blobs, self.settings), child, slot)
-                else:
-                    waits_again = self._attend(
-                        IntakeAttempt(row, lease, folder, self.blobs, self.settings), child, slot
-                    )
+            try:
+                with folder, self.children.lent() as child:  # it is dead before its folder goes
+                    waits_again = self._attend(attempt, child, slot)
+            except OSError as error:
+                if not is_full(error):
+                    raise
+                attempt.postponed(f"the worker's disk is full: {error.strerror}")
+                return False
         except Fenced:
             log.warning("%s attempt %d: fenced, nothing more is written", row.id, row.attempt)
             traces.note_end("fenced")
-            return
+            return True
         if waits_again:
             self.bell.ring(queue)  # another worker's turn, perhaps: this one may be draining
+        return True
 
     def _clear_work_dir(self) -> None:
         """Folders of attempts whose worker was killed; those that other workers of this machine hold stay."""
@@ -179,29 +198,57 @@ class Supervisor:
     def _attend(self, attempt: JobAttempt | IntakeAttempt, child: Child, slot: Slot) -> bool:
         """See one attempt through; whether its row waits for a worker again. Raises Fenced."""
         try:
-            child.order(attempt.order() | self._terms(slot))
+            order = attempt.order() | self._terms(slot)
+            child.order(order)
             for message in self._listen(attempt.lease, attempt.folder, child):
+                if isinstance(message, Failed | NotExported) and self.room.is_taken_by_others(attempt.folder):
+                    raise Full("the worker's disk is full, which may be why the training process failed")
                 if attempt.take(message):
                     return False
+        except Full as error:
+            if self.room.is_taken_by(attempt.folder):
+                return attempt.lost(f"its own files fill the worker's disk: {error}")
+            attempt.postponed(str(error))
+            return False
         except BlobsAway as error:
             attempt.postponed(str(error))
             return False  # nobody rings at once: the sweeper does, so that the store is not asked in a tight loop
+        except OverLimit as error:
+            return self._refused(attempt, error)
         except (BadMessage, BadFile, Damaged) as error:
-            return attempt.lost(f"{type(error).__name__}: {error}")
+            return self._lost(attempt, f"{type(error).__name__}: {error}")
         except Fenced:
             raise
         except Exception as error:
             # Whatever a hostile child brought about: else its row would hang until the lease ends. What the error says
             # (SQL, paths of this machine) is for the log, not for the user.
             log.exception("%s", attempt.folder.root.name)
-            return attempt.lost(f"{type(error).__name__} in the worker; its log says more")
+            return self._lost(attempt, f"{type(error).__name__} in the worker; its log says more")
         if attempt.lease.ordered_to_stop or self.draining.is_set():
             return attempt.stopped(drained=not attempt.lease.ordered_to_stop)
         if not child.has_begun:  # no memory, no process numbers left: the machine's trouble, not the job's
             attempt.postponed(child.last_words())
             self.draining.wait(PAUSE_SECONDS)
             return False
-        return attempt.lost(child.last_words())
+        words = child.last_words()
+        if over := allocation_failed(words, child.process.peak_bytes, order["memory_bytes"]):
+            return self._refused(attempt, over)
+        return self._lost(attempt, words)
+
+    def _refused(self, attempt: JobAttempt | IntakeAttempt, over: OverLimit) -> bool:
+        """As if the child had said so itself."""
+        if self.room.is_taken_by_others(attempt.folder):
+            attempt.postponed(f"the worker's disk is full; {over}")
+        else:
+            attempt.take(Failed(code=over.code, message=printable(str(over))))
+        return False
+
+    def _lost(self, attempt: JobAttempt | IntakeAttempt, reason: str) -> bool:
+        """A failure of the attempt's, unless it had no room to succeed; whether its row is to be rung for."""
+        if self.room.is_taken_by_others(attempt.folder):
+            attempt.postponed(f"the worker's disk is full; {reason}")
+            return False
+        return attempt.lost(reason)
 
     def _terms(self, slot: Slot) -> dict[str, Any]:
         """What a child is told beside its work: on what, and under which walls."""
@@ -213,7 +260,7 @@ class Supervisor:
 
     def _listen(self, lease: Lease, folder: Folder, child: Child) -> Iterator[AnyMessage]:
         """What the child says, until it ends; meanwhile the lease is kept and orders are carried out."""
-        stop_by, begin_by = None, time.monotonic() + BEGIN_SECONDS
+        stop_by, saves, begin_by = None, True, time.monotonic() + BEGIN_SECONDS
         while True:
             if not child.has_begun and time.monotonic() > begin_by:
                 self.children.start_over()
@@ -221,21 +268,25 @@ class Supervisor:
                 return
             message = child.next_message(TICK_SECONDS)
             lease.renew_if_due()
-            if folder.size_bytes() + child.unlinked_bytes() > folder.max_bytes:
-                raise BadFile(f"the training process left more than {folder.max_bytes} bytes in its folder")
-            if lease.ordered_to_stop or self.draining.is_set():
-                if stop_by is None:
-                    child.ask_to_stop()
-                    stop_by = time.monotonic() + self.settings.stop_grace_seconds
+            if (used_bytes := folder.size_bytes() + child.unlinked_bytes()) > folder.max_bytes:
+                raise folder_full(used_bytes, folder.max_bytes)
+            if lease.is_to_end:
+                is_wanted = lease.status != JobStatus.CANCELING
+                if stop_by is None or (saves and not is_wanted):  # a cancel may follow a pause
+                    saves, grace = is_wanted, self.settings.stop_grace_seconds
+                    child.ask_to_stop(saves)
+                    stop_by = time.monotonic() + (grace if saves else min(grace, CANCEL_SECONDS))
                 elif time.monotonic() > stop_by:
                     child.kill()
+                    if isinstance(message, Checkpointed):
+                        yield message  # saved at the last moment
                     return
             match message:
                 case None:
                     continue
                 case Exited():
                     return
-                case BadMessage():
+                case BadMessage() | OverLimit():
                     raise message
                 case Progress():
                     lease.report_progress(message.model_dump(exclude={"type"}))

@@ -1,17 +1,23 @@
-"""`python -m worker.sweeper`: expired leases, deadlines, and bells that nobody heard. Any number of them may run."""
+"""`python -m worker.sweeper`: expired leases, deadlines, bells that nobody heard, and what is to be cleared away. Any
+number of them may run."""
 
 from __future__ import annotations
 
 import logging
+import random
 import signal
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
+from itertools import cycle
 
-from store import logs, sweeps, workers
-from store.blobs import open_blobs
+from store import collection, logs, sweeps, uploads, workers
+from store.blobs import BlobsAway, open_blobs
 from store.database import AWAY, Database
 from store.queue import Bell
 from store.settings import Settings
+from worker import retention
 
 log = logging.getLogger("sweeper")
 
@@ -68,6 +74,34 @@ class QueueWatch:
             )
 
 
+def drop_artifacts(database: Database) -> None:
+    with database.transaction() as session:
+        dropped = retention.drop_artifacts(session)
+    if dropped:
+        log.info("%d artifacts dropped", dropped)
+
+
+def expire_uploads(database: Database) -> None:
+    with database.transaction() as session:
+        expired = uploads.expire(session)
+    if expired:
+        log.info("%d uploads expired", expired)
+
+
+def survives(work: Callable[[], object]) -> bool:
+    """Do a part of a sweep; whether it went well. Whatever it meets (a database or a bucket that is away, a full disk)
+    is over some time: the other parts are done all the same, and this one again at the next turn."""
+    try:
+        work()
+    except (*AWAY, BlobsAway, OSError) as error:
+        log.warning("%s; trying again", error)
+        return False
+    except Exception:
+        log.exception("a part of the sweep failed; trying again")
+        return False
+    return True
+
+
 def main() -> None:
     settings = Settings()
     logs.configure(settings, "sweeper")
@@ -77,14 +111,17 @@ def main() -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    shards = cycle(random.sample(collection.SHARDS, len(collection.SHARDS)))  # sweepers go through them apart
     while not stop.wait(settings.sweep_seconds):
-        try:
-            sweep(database, bell)
-            watch.look(database)
-            blobs.clear_incoming(ABANDONED_SECONDS)
-            (settings.data_dir / SWEPT).touch()
-        except AWAY as error:
-            log.warning("the database is away: %s", error)
+        went_well = survives(partial(sweep, database, bell))
+        # What makes room comes before what writes; on a full disk it alone can be done.
+        survives(partial(blobs.clear_incoming, ABANDONED_SECONDS))
+        survives(partial(collection.collect, database, blobs, next(shards)))
+        survives(partial(drop_artifacts, database))
+        survives(partial(watch.look, database))
+        survives(partial(expire_uploads, database))
+        if went_well:
+            survives((settings.data_dir / SWEPT).touch)
     bell.close()
     database.close()
 

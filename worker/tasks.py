@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from celery.signals import celeryd_init, setup_logging, worker_init, worker_shutdown, worker_shutting_down
@@ -14,6 +15,7 @@ from worker.devices import NoDevice, job_slots
 from worker.sandbox import SandboxMissing
 from worker.supervisor import Supervisor
 
+log = logging.getLogger(__name__)
 settings = Settings()
 app = make_celery(settings.broker_url)
 try:
@@ -46,7 +48,6 @@ def _keep_logging(**_kwargs: Any) -> None:
 @worker_init.connect
 def _open(**_kwargs: Any) -> None:
     global _supervisor  # Celery gives a task no other way to what its worker holds
-    settings.work_dir.mkdir(parents=True, exist_ok=True)
     try:
         _supervisor = Supervisor(settings, slots)
     # Celery goes on past any other exception here, and would take messages for a worker that cannot work.
@@ -54,6 +55,9 @@ def _open(**_kwargs: Any) -> None:
         raise SystemExit(f"worker: {error}") from error
     except AWAY as error:
         raise SystemExit(f"worker: the database is away: {error}") from error
+    except Exception as error:  # a full disk, a blob folder that is not mounted: whoever keeps it starts it again
+        log.exception("the worker cannot start")
+        raise SystemExit(f"worker: {type(error).__name__}: {error}") from error
 
 
 @worker_shutting_down.connect

@@ -10,17 +10,17 @@ from api.auth import KeyedRoute, ProjectId
 from api.documents import ArtifactDocument
 from api.downloads import content_response
 from api.job_documents import entry_name
-from api.pages import Page, RowId, found, missing
-from api.problems import EVERYWHERE, documented
+from api.pages import Page, RowId, found
+from api.problems import EVERYWHERE, Problem, documented
 from api.services import Here
 from store import listing
-from store.blobs import StoredBlob
+from store.blobs import located
 from store.listing import OfferedArtifact
 from store.tables import Job
 
 router = APIRouter(tags=["artifacts"], route_class=KeyedRoute)
 
-_FILE = {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
+FILE = {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
 
 
 @router.get("/jobs/{job_id}/artifacts", responses=documented(*EVERYWHERE, "not_found"))
@@ -34,7 +34,7 @@ def list_artifacts(services: Here, project_id: ProjectId, job_id: RowId) -> Page
 @router.get("/artifacts/{artifact_id}", responses=documented(*EVERYWHERE, "not_found"))
 def get_artifact(services: Here, project_id: ProjectId, artifact_id: RowId) -> ArtifactDocument:
     with services.database.reading() as session:
-        return artifact_document(_found(session, project_id, artifact_id))
+        return artifact_document(found_artifact(session, project_id, artifact_id))
 
 
 @router.head("/artifacts/{artifact_id}/content", include_in_schema=False)
@@ -43,23 +43,28 @@ def get_artifact(services: Here, project_id: ProjectId, artifact_id: RowId) -> A
     response_class=StreamingResponse,
     responses=documented(*EVERYWHERE, "not_found", "range_not_satisfiable")
     | {
-        200: _FILE | {"description": "the file"},
-        206: _FILE | {"description": "the `Range` of it that was asked for"},
+        200: FILE | {"description": "the file"},
+        206: FILE | {"description": "the `Range` of it that was asked for"},
         304: {"description": "`If-None-Match` names it"},
     },
 )
 def get_content(request: Request, services: Here, project_id: ProjectId, artifact_id: RowId) -> Response:
-    """The file. `ETag` is its sha256: a download can be continued with `Range` and `If-Range`."""
+    """The file. `ETag` is its sha256: a download can be continued with `Range` and `If-Range`. 404 once its job has
+    expired, or keeps fewer rounds."""
     with services.database.reading() as session:
-        artifact = _found(session, project_id, artifact_id).artifact
-    blob = StoredBlob(artifact.blob_digest, artifact.size_bytes)
+        artifact = found_artifact(session, project_id, artifact_id).artifact
+        blob = located(session, artifact.blob_digest)
     return content_response(request, services.blobs, blob, artifact.filename)
 
 
-def _found(session: Session, project_id: str, artifact_id: str) -> OfferedArtifact:
+def found_artifact(session: Session, project_id: str, artifact_id: str) -> OfferedArtifact:
     offered = listing.offered_artifact(session, project_id, artifact_id)
     if offered is None:
-        raise missing(artifact_id)
+        raise Problem(
+            "not_found",
+            f"there is no {artifact_id} in this project; artifacts go when their job expires (`expires_at`), "
+            "is deleted, or has ended and keeps fewer rounds (`keep_rounds`)",
+        )
     return offered
 
 

@@ -14,9 +14,9 @@ from api.documents import DatasetDocument
 from api.heads import DATASET_FORMATS, check_dataset_format, look_at_dataset
 from api.pages import After, Limit, Page, RowId, found
 from api.problems import EVERYWHERE, Problem, documented
-from api.routes.models import Name
+from api.routes.models import Name, UploadId
 from api.services import Here, Services
-from api.uploads import BODY, receive
+from api.uploads import BODY, held, received_or_uploaded, referring
 from store import audit, intake, listing, quotas
 from store.blobs import StoredBlob
 from store.queue import INTAKE
@@ -32,7 +32,14 @@ Format = Annotated[str, Query(json_schema_extra={"enum": list(DATASET_FORMATS)})
     status_code=201,
     openapi_extra=BODY,
     responses=documented(
-        *EVERYWHERE, "unsupported_format", "invalid_content", "too_large", "unsupported_media_type", "quota_exceeded"
+        *EVERYWHERE,
+        "unsupported_format",
+        "invalid_content",
+        "too_large",
+        "unsupported_media_type",
+        "insufficient_storage",
+        "incomplete_upload",
+        "quota_exceeded",
     ),
 )
 async def create_dataset(
@@ -42,20 +49,26 @@ async def create_dataset(
     project_id: ProjectId,
     format: Format,
     name: Name = "dataset",
+    upload: UploadId = None,
 ) -> DatasetDocument:
-    """Upload the file as the raw body: `train.inputs`, `train.targets`, and optionally `validation.*` and `test.*`.
+    """Upload the file as the raw body, or name a resumable `upload`: `train.inputs`, `train.targets`, and optionally
+    `validation.*` and `test.*`.
 
     It is validated next: poll until `status` is ready or invalid.
     """
     check_dataset_format(format)
-    blob = await receive(request, services, partial(look_at_dataset, format))
-    created = await run_in_threadpool(_create, services, project_id, name, format, blob)
+    blob = await received_or_uploaded(request, services, project_id, upload, partial(look_at_dataset, format))
+    created = await run_in_threadpool(_create, services, project_id, name, format, blob, upload)
     response.headers["Location"] = f"/v1/datasets/{created.id}"
     return created
 
 
-def _create(services: Services, project_id: str, name: str, format: str, blob: StoredBlob) -> DatasetDocument:
-    with services.database.transaction() as session:
+def _create(
+    services: Services, project_id: str, name: str, format: str, blob: StoredBlob, upload: str | None
+) -> DatasetDocument:
+    with referring(services, blob), services.database.transaction() as session:
+        if upload is not None:
+            held(session, project_id, upload, hold=True)
         dataset = intake.add_dataset(session, project_id=project_id, name=name, format=format, blob=blob)
         quotas.check(session, project_id, services.settings)
         created = _document(dataset, blob.size_bytes)
@@ -94,7 +107,7 @@ def delete_dataset(services: Here, project_id: ProjectId, dataset_id: RowId) -> 
         try:
             session.flush()
         except IntegrityError:
-            raise Problem("in_use", f"a job refers to {dataset_id}") from None
+            raise Problem("in_use", f"a job refers to {dataset_id}; delete the job first") from None
         audit.record(session, "dataset.delete", dataset_id)
 
 

@@ -20,13 +20,17 @@ async def get_health() -> dict[str, str]:
 
 @router.get("/readyz", responses=documented("unavailable"))
 def get_readiness(services: Here) -> dict[str, str]:
-    """`ready`, or `degraded`: without the broker queued jobs wait, without the blobs nothing is uploaded or downloaded;
-    all the rest works."""
+    """`ready`, or `degraded`: without the broker queued jobs wait, without the blobs nothing is uploaded or downloaded,
+    while these are `full` nothing is uploaded; all the rest works."""
     with services.database.reading() as session:
         session.execute(select(Project.id).limit(1))  # fails where the schema is missing, too: 503
-    parts = {"broker": services.bell.ping(), "blobs": services.blobs.ping()}
+    broker = "ok" if services.bell.ping() else "away"
+    blobs = "ok" if services.blobs.ping() else "away"
+    if blobs == "ok" and services.blobs.free_bytes() < services.settings.min_free_bytes:
+        blobs = "full"
     return {
-        "status": "ready" if all(parts.values()) else "degraded",
+        "status": "ready" if broker == blobs == "ok" else "degraded",
         "database": "ok",
-        **{name: "ok" if is_up else "away" for name, is_up in parts.items()},
+        "broker": broker,
+        "blobs": blobs,
     }

@@ -1,4 +1,4 @@
-"""Jobs: made, listed, read, canceled, paused, resumed; and what happened to them."""
+"""Jobs: made, listed, read, canceled, paused, resumed, retried; and what happened to them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from api.pages import After, Limit, Page, RowId, found, missing
 from api.problems import EVERYWHERE, Problem, documented
 from api.schemas import REDUCED, JobRequest, Reference
 from api.services import Here, Services
-from store import jobs, listing, quotas, traces
+from store import audit, jobs, listing, quotas, retention, retries, traces
+from store.settings import Settings
 from store.tables import Job, JobStatus, Model
 from store.transitions import InvalidTransition, Trigger
 
@@ -41,6 +42,7 @@ ValidateOnly = Annotated[bool, Query(description="check, fill in and plan; store
         "dataset_mismatch",
         "recipe_refused",
         "quota_exceeded",
+        "insufficient_storage",
     )
     | {200: {"model": PlanDocument, "description": "`validate_only`: what would be done"}},
 )
@@ -58,16 +60,17 @@ def create_job(
             admitted = admit(session, project_id, given)
         return JSONResponse(_plan(given, admitted, pool).model_dump(mode="json"))
     with services.database.transaction() as session:
-        quotas.check(session, project_id, services.settings, live_jobs=1)
         admitted = admit(session, project_id, given, lock="refer")
-        job = jobs.submit(session, project_id=project_id, **_columns(given, admitted, pool))
+        job = jobs.submit(session, project_id=project_id, **_columns(given, admitted, services.settings))
+        quotas.check(session, project_id, services.settings, has_new_job=True)
         [created] = job_documents(session, [job])
     services.bell.ring(pool)
     response.headers["Location"] = f"/v1/jobs/{created.id}"
     return created
 
 
-def _columns(given: JobRequest, admitted: Admitted, pool: str) -> dict[str, Any]:
+def _columns(given: JobRequest, admitted: Admitted, settings: Settings) -> dict[str, Any]:
+    retention_seconds = settings.retention_days and settings.retention_days * 24 * 3600
     return {
         "model_id": admitted.model.id,
         "dataset_id": admitted.dataset.id,
@@ -75,12 +78,14 @@ def _columns(given: JobRequest, admitted: Admitted, pool: str) -> dict[str, Any]
         "gates": [gate.model_dump() for gate in given.gates],
         "select": given.select,
         "artifacts": list(dict.fromkeys(given.artifacts or _default_artifacts(given, admitted.model))),
-        "pool": pool,
+        "pool": given.pool or settings.default_pool,
         "priority": given.priority,
         "max_failures": given.max_failures,
         "queue_timeout_seconds": given.queue_timeout_seconds,
         "deadline_seconds": given.deadline_seconds,
-        "options": {"keep_rounds": given.keep_rounds, "cache": given.cache, "metadata": given.metadata},
+        "keep_rounds": given.keep_rounds,
+        "expires_in_seconds": given.expires_in_seconds or retention_seconds,
+        "options": {"cache": given.cache, "metadata": given.metadata},
         "planned_rounds": admitted.planned[-1].number,
         "traceparent": traces.current(),
     }
@@ -150,6 +155,19 @@ def get_job(
     return document
 
 
+@router.delete("/jobs/{job_id}", status_code=204, responses=documented(*EVERYWHERE, "not_found", "invalid_transition"))
+def delete_job(services: Here, project_id: ProjectId, job_id: RowId) -> None:
+    """With its rounds, events and artifacts, once it has ended; its model and dataset stay."""
+    try:
+        with services.database.transaction() as session:
+            if not retention.delete_job(session, project_id, job_id):
+                raise missing(job_id)
+            audit.record(session, "job.delete", job_id)
+    except retention.StillLive as error:
+        allowed = InvalidTransition(error.status, Trigger.CANCEL).allowed
+        raise Problem("invalid_transition", str(error), allowed=allowed) from error
+
+
 @router.post("/jobs/{job_id}/cancel", responses=documented(*EVERYWHERE, "not_found", "invalid_transition"))
 def cancel_job(services: Here, project_id: ProjectId, job_id: RowId) -> JobDocument:
     """Completed rounds are kept. A running job stops shortly after. Safe to repeat."""
@@ -179,6 +197,34 @@ def _order(services: Services, project_id: str, job_id: str, verb: Trigger) -> J
         raise Problem("invalid_transition", str(error), allowed=error.allowed) from error
     if job.status == JobStatus.QUEUED:
         services.bell.ring(job.pool)
+    return document
+
+
+@router.post(
+    "/jobs/{job_id}/retry",
+    status_code=201,
+    response_model=JobDocument,
+    responses=documented(*EVERYWHERE, "not_found", "invalid_transition", "quota_exceeded")
+    | {200: {"model": JobDocument, "description": "the retry that was made before, which has not ended"}},
+)
+def retry_job(response: Response, services: Here, project_id: ProjectId, job_id: RowId) -> JobDocument:
+    """A new job with all that the ended one was asked for, from its start. Safe to repeat: a retry that has not ended
+    is answered again (200)."""
+    try:
+        with services.database.transaction() as session:
+            made = retries.retry(session, project_id, job_id)
+            if made is None:
+                raise missing(job_id)
+            job, is_new = made
+            if is_new:
+                quotas.check(session, project_id, services.settings, has_new_job=True)
+            [document] = job_documents(session, [job])
+    except InvalidTransition as error:
+        raise Problem("invalid_transition", str(error), allowed=error.allowed) from error
+    if job.status == JobStatus.QUEUED:
+        services.bell.ring(job.pool)
+    response.status_code = 201 if is_new else 200
+    response.headers["Location"] = f"/v1/jobs/{document.id}"
     return document
 
 

@@ -15,7 +15,7 @@ from api.heads import MODEL_FORMATS, PROGRAM, check_model_format, look_at_model
 from api.pages import After, Limit, Page, RowId, found
 from api.problems import EVERYWHERE, Problem, documented
 from api.services import Here, Services
-from api.uploads import BODY, receive, refuse_body
+from api.uploads import BODY, held, received_or_uploaded, referring, refuse_body
 from pruning.formats.names import ARCHITECTURE_NAMES
 from store import audit, intake, listing, quotas
 from store.blobs import StoredBlob
@@ -27,6 +27,10 @@ router = APIRouter(tags=["models"], route_class=KeyedRoute)
 Name = Annotated[str, Query(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
 Format = Annotated[str, Query(json_schema_extra={"enum": list(MODEL_FORMATS)})]
 Architecture = Annotated[str | None, Query(json_schema_extra={"enum": list(ARCHITECTURE_NAMES)})]
+UploadId = Annotated[
+    str | None,
+    Query(pattern=r"^upl_[0-9a-z]{1,36}$", description="a complete upload, in place of the body; it can serve again"),
+]
 InputShape = Annotated[
     str | None,
     Query(
@@ -41,7 +45,14 @@ InputShape = Annotated[
     status_code=201,
     openapi_extra=BODY,
     responses=documented(
-        *EVERYWHERE, "unsupported_format", "invalid_content", "too_large", "unsupported_media_type", "quota_exceeded"
+        *EVERYWHERE,
+        "unsupported_format",
+        "invalid_content",
+        "too_large",
+        "unsupported_media_type",
+        "insufficient_storage",
+        "incomplete_upload",
+        "quota_exceeded",
     ),
 )
 async def create_model(
@@ -55,8 +66,10 @@ async def create_model(
     input_shape: InputShape = None,
     num_classes: Annotated[int | None, Query(ge=2, le=100_000)] = None,
     seed: Annotated[int | None, Query(ge=0, lt=2**63, description="format=architecture only; 0")] = None,
+    upload: UploadId = None,
 ) -> ModelDocument:
-    """Upload the file as the raw body. It is validated next: poll until `status` is ready or invalid.
+    """Upload the file as the raw body, or name a resumable `upload`. It is validated next: poll until
+    `status` is ready or invalid.
 
     `format=exported_program` takes what `torch.export.save` wrote of any network: it says itself what it consists of.
     `format=safetensors` takes the weights of the named `architecture`. With `format=architecture` the body is empty and
@@ -74,13 +87,15 @@ async def create_model(
         }
     blob = None
     if format == "architecture":
+        if upload is not None:
+            raise Problem("invalid_request", "the weights come from the seed; leave upload out", param="query:upload")
         spec["seed"] = seed or 0
-        await refuse_body(request)
+        await refuse_body(request, "format=architecture takes no body: its weights come from the seed")
     elif seed is not None:
         raise Problem("invalid_request", "the weights are in the file; leave seed out", param="query:seed")
     else:
-        blob = await receive(request, services, partial(look_at_model, format))
-    created = await run_in_threadpool(_create, services, project_id, name, format, spec, blob)
+        blob = await received_or_uploaded(request, services, project_id, upload, partial(look_at_model, format))
+    created = await run_in_threadpool(_create, services, project_id, name, format, spec, blob, upload)
     response.headers["Location"] = f"/v1/models/{created.id}"
     return created
 
@@ -109,9 +124,17 @@ def _known(architecture: str | None, format: str) -> str:
 
 
 def _create(
-    services: Services, project_id: str, name: str, format: str, spec: dict[str, Any], blob: StoredBlob | None
+    services: Services,
+    project_id: str,
+    name: str,
+    format: str,
+    spec: dict[str, Any],
+    blob: StoredBlob | None,
+    upload: str | None,
 ) -> ModelDocument:
-    with services.database.transaction() as session:
+    with referring(services, blob), services.database.transaction() as session:
+        if upload is not None:
+            held(session, project_id, upload, hold=True)
         model = intake.add_model(session, project_id=project_id, name=name, format=format, spec=spec, blob=blob)
         quotas.check(session, project_id, services.settings)
         created = _document(model, blob.size_bytes if blob else None)
@@ -150,7 +173,7 @@ def delete_model(services: Here, project_id: ProjectId, model_id: RowId) -> None
         try:
             session.flush()
         except IntegrityError:
-            raise Problem("in_use", f"a job refers to {model_id}") from None
+            raise Problem("in_use", f"a job refers to {model_id}; delete the job first") from None
         audit.record(session, "model.delete", model_id)
 
 

@@ -20,6 +20,8 @@ CONVENTIONS = {
     "macs": "1 MAC = 1 multiply-add, of one example; effective leaves masked weights out: no claim of speed",
     "latency_ms": "of the network with its masked weights in place; only units that are cut out make one faster",
     "metrics": "raw, by split; the test split is evaluated and never chosen by",
+    "digests": "sha256 of what is stored; a job that was killed or paused ends with those of one that was not, on the "
+    "same class of machine (job.determinism), unless its recipe is bounded by seconds",
     "delta": "less those of the dense network, round 0",
 }
 

@@ -15,7 +15,7 @@ from api.pages import Page, RowId, found, missing
 from api.problems import EVERYWHERE, documented
 from api.routes.artifacts import artifact_document
 from api.services import Here
-from pruning.selection import quality
+from pruning.selection import RoundRecord, pareto_front
 from store import jobs, listing
 from store.tables import Job, Round
 
@@ -42,7 +42,7 @@ def get_round(services: Here, project_id: ProjectId, job_id: RowId, number: str)
 
 def round_documents(session: Session, job: Job) -> list[RoundDocument]:
     rounds = jobs.stored_rounds(session, job.id)
-    front = pareto_front(rounds)
+    front = front_of(rounds)
     artifacts: dict[int, list[ArtifactDocument]] = {}
     for offered in listing.offered_artifacts(session, job):
         artifacts.setdefault(offered.artifact.position, []).append(artifact_document(offered))
@@ -56,6 +56,7 @@ def round_documents(session: Session, job: Job) -> list[RoundDocument]:
                 "selected": round_.position == job.selected_position,
                 "delta": delta(round_.report["metrics"], rounds[0].report["metrics"]),
                 "pareto": round_.position in front,
+                "digests": {kind: digest for kind, digest in round_.digests.items() if kind in listing.PROVEN},
                 "artifacts": artifacts.get(round_.position, []),
                 "created_at": round_.created_at,
             }
@@ -64,28 +65,20 @@ def round_documents(session: Session, job: Job) -> list[RoundDocument]:
     ]
 
 
+def front_of(rounds: Sequence[Round]) -> set[int]:
+    """Positions of those on the Pareto front."""
+    return pareto_front(
+        [
+            RoundRecord(row.position, row.number, row.sparsity, row.report["metrics"].get("validation") or {})
+            for row in rounds
+        ]
+    )
+
+
 def delta(metrics: dict[str, Any], dense: dict[str, Any]) -> dict[str, dict[str, float]]:
     """Each split's metrics less those of the dense network, where both have them."""
     return {
         split: {name: value - dense[split][name] for name, value in values.items() if name in dense[split]}
         for split, values in metrics.items()
         if split in dense
-    }
-
-
-def pareto_front(rounds: Sequence[Round]) -> set[int]:
-    """Positions of the trained rounds that no other beats: none is at least as sparse and as good (`quality` of its
-    validation metrics), and better in one of the two. Rounds that are equal in both stand on the front together."""
-    measured = [
-        (round_.sparsity, quality(round_.report["metrics"]["validation"]), round_.position)
-        for round_ in rounds
-        if round_.report["metrics"].get("validation")
-    ]
-    return {
-        position
-        for sparsity, good, position in measured
-        if not any(
-            other_sparsity >= sparsity and other_good >= good and (other_sparsity, other_good) != (sparsity, good)
-            for other_sparsity, other_good, _ in measured
-        )
     }

@@ -16,12 +16,28 @@ from espalier.errors import (
     ExportError,
     JobFailed,
     NotReady,
+    NotVerified,
     Unreachable,
     WaitTimedOut,
 )
 from espalier.exporting import export_model
 from espalier.masks import read_masks
-from espalier.shapes import Artifact, Dataset, Job, Key, Model, NewKey, Problem, Round, Worker, Workers
+from espalier.provenance import verify
+from espalier.shapes import (
+    Artifact,
+    Dataset,
+    Envelope,
+    Job,
+    Key,
+    Link,
+    Model,
+    NewKey,
+    Pareto,
+    Problem,
+    Round,
+    Worker,
+    Workers,
+)
 
 __all__ = [
     "ApiError",
@@ -29,14 +45,18 @@ __all__ = [
     "Client",
     "Dataset",
     "DigestMismatch",
+    "Envelope",
     "EspalierError",
     "ExportError",
     "Job",
     "JobFailed",
     "Key",
+    "Link",
     "Model",
     "NewKey",
     "NotReady",
+    "NotVerified",
+    "Pareto",
     "Problem",
     "Round",
     "Unreachable",
@@ -45,4 +65,5 @@ __all__ = [
     "Workers",
     "export_model",
     "read_masks",
+    "verify",
 ]

@@ -5,20 +5,24 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self, TypeVar
-from urllib.parse import quote
 
-from espalier.errors import EspalierError, JobFailed, NotReady, WaitTimedOut
+from espalier import uploads
+from espalier.errors import ApiError, EspalierError, JobFailed, NotReady, WaitTimedOut
 from espalier.files import Arrays, Upload, arrays_as_npz, opened, write_checked
+from espalier.results import Results
 from espalier.shapes import Artifact, Dataset, Job, Key, Model, NewKey, Round, Workers
 from espalier.transport import Transport
+from espalier.transport import api_path as _path
+from espalier.uploads import Progress
 
 T = TypeVar("T")
 INTAKE_INTERVAL_SECONDS = 0.2
 
 
-class Client:
+class Client(Results):
     """`url` and `api_key` default to ESPALIER_URL and ESPALIER_API_KEY.
 
     Reads are tried again for `patience_seconds` where the service is away; writes are sent once, for the caller to
@@ -68,11 +72,13 @@ class Client:
         num_classes: int | None = None,
         format: str | None = None,
         wait: bool = True,
+        progress: Progress | None = None,
     ) -> Model:
         """Stream a network, as `export_model` wrote it, or a file of weights for a named architecture. Waits until the
-        service has validated it.
+        service has validated it. A large file goes on where it was cut off, and is not sent where the service has it.
 
         `format`, left out, is safetensors where an architecture is named, else exported_program.
+        `progress(bytes sent, bytes of the whole)` is called while a large file is sent.
 
         Raises:
             NotReady: the service found it invalid; the message is the service's.
@@ -84,27 +90,32 @@ class Client:
             "input_shape": input_shape and ",".join(map(str, input_shape)),
             "num_classes": num_classes,
         }
-        with opened(file) as content:
-            model: Model = self._transport.send("POST", "/v1/models", params=spec, content=content)
+        model: Model = self._send_file("/v1/models", spec, file, progress)
         return self._ready(lambda: self.model(model["id"])) if wait else model
 
     def upload_dataset(
-        self, data: Upload | Arrays, *, name: str | None = None, format: str | None = None, wait: bool = True
+        self,
+        data: Upload | Arrays,
+        *,
+        name: str | None = None,
+        format: str | None = None,
+        wait: bool = True,
+        progress: Progress | None = None,
     ) -> Dataset:
         """Stream named splits: a .npz or .safetensors file, or arrays `{"train": (inputs, targets), ...}` with
         optional `validation` and `test`. Waits until the service has validated it.
 
-        `format`, left out, is what a file's name ends in, or what bytes begin as.
+        `format`, left out, is what a file's name ends in, or what bytes begin as. Of large files, and of `progress`,
+        see `upload_model`.
 
         Raises:
             NotReady: the service found it invalid; the message is the service's.
         """
         if isinstance(data, Mapping):
             with arrays_as_npz(data) as path:
-                return self.upload_dataset(path, name=name or "dataset", wait=wait)
+                return self.upload_dataset(path, name=name or "dataset", wait=wait, progress=progress)
         spec = {"name": name or _name_of(data, "dataset"), "format": format or _dataset_format(data)}
-        with opened(data) as content:
-            dataset: Dataset = self._transport.send("POST", "/v1/datasets", params=spec, content=content)
+        dataset: Dataset = self._send_file("/v1/datasets", spec, data, progress)
         return self._ready(lambda: self.dataset(dataset["id"])) if wait else dataset
 
     def model(self, model_id: str) -> Model:
@@ -114,6 +125,14 @@ class Client:
     def dataset(self, dataset_id: str) -> Dataset:
         dataset: Dataset = self._transport.get(_path("datasets", dataset_id))
         return dataset
+
+    def delete_model(self, model_id: str) -> None:
+        """Not while a job refers to it. It may be gone already."""
+        self._delete("models", model_id)
+
+    def delete_dataset(self, dataset_id: str) -> None:
+        """Not while a job refers to it. It may be gone already."""
+        self._delete("datasets", dataset_id)
 
     # Jobs
 
@@ -143,6 +162,17 @@ class Client:
     def cancel(self, job_id: str) -> Job:
         """Safe to repeat. A running job stops shortly after; its completed rounds are kept."""
         job: Job = self._transport.patiently(lambda: self._transport.send("POST", _path("jobs", job_id, "cancel")))
+        return job
+
+    def delete_job(self, job_id: str) -> None:
+        """With its rounds and artifacts, once it has ended (else ApiError, 409: cancel it first). It may be gone
+        already."""
+        self._delete("jobs", job_id)
+
+    def retry(self, job_id: str) -> Job:
+        """A new job with all that an ended one was asked for. Safe to repeat: while its retry has not ended, that one
+        is answered again."""
+        job: Job = self._transport.patiently(lambda: self._transport.send("POST", _path("jobs", job_id, "retry")))
         return job
 
     def rounds(self, job_id: str) -> list[Round]:
@@ -230,7 +260,30 @@ class Client:
         workers: Workers = self._transport.get("/v1/workers")
         return workers
 
-    # How it waits and turns pages
+    # How it sends files, deletes, waits and turns pages
+
+    def _send_file(self, path: str, spec: dict[str, Any], file: Upload, progress: Progress | None) -> Any:
+        if uploads.size_of(file) < uploads.LARGE_BYTES:
+            with opened(file) as content:
+                return self._transport.send("POST", path, params=spec, content=content)
+        upload_id = uploads.upload(self._transport, file, progress)
+        made = self._transport.send("POST", path, params={**spec, "upload": upload_id})
+        with suppress(EspalierError):  # else it goes by itself, a day later
+            self._delete("uploads", upload_id)
+        return made
+
+    def _delete(self, *path: str) -> None:
+        """Patiently, so a second request may find nothing, because the answer to the first was lost."""
+
+        def attempt() -> None:
+            try:
+                with self._transport.stream("DELETE", _path(*path)):
+                    pass
+            except ApiError as error:
+                if error.status != 404:
+                    raise
+
+        self._transport.patiently(attempt)
 
     def _ready(self, read: Callable[[], Any]) -> Any:
         document = next(d for d in self._watch(read, INTAKE_INTERVAL_SECONDS) if d["status"] != "validating")
@@ -256,10 +309,6 @@ class Client:
         while page["has_more"]:
             page = self._transport.get(path, **params, after=page["next_cursor"])
             yield from page["data"]
-
-
-def _path(*parts: str) -> str:
-    return "/v1/" + "/".join(quote(part, safe="") for part in parts)
 
 
 def _id(document: Model | Dataset | str) -> str:

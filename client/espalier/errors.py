@@ -62,5 +62,9 @@ class WaitTimedOut(EspalierError, TimeoutError):
     """This side gave up waiting; what it waited for goes on."""
 
 
+class NotVerified(EspalierError):
+    """A statement of provenance that the key has not signed, or that is about another file."""
+
+
 class DigestMismatch(EspalierError):
     """A download whose content is not what its digest promises. Nothing was left behind."""

@@ -38,17 +38,27 @@ def arrays_as_npz(splits: Arrays) -> Iterator[Path]:
 
 
 def write_checked(chunks: Iterable[bytes], path: Path, sha256: str) -> None:
-    """Written beside `path`, and renamed once the digest is right; whatever goes wrong, nothing half-written stays."""
+    """As `write_whole`, once the digest is right."""
     digest = hashlib.sha256()
+
+    def digested() -> Iterator[bytes]:
+        for chunk in chunks:
+            digest.update(chunk)
+            yield chunk
+        if digest.hexdigest() != sha256:
+            raise DigestMismatch(f"{path.name}: sha256 is {digest.hexdigest()}, and {sha256} was promised")
+
+    write_whole(digested(), path)
+
+
+def write_whole(chunks: Iterable[bytes], path: Path) -> None:
+    """Written beside `path`, and renamed when all has come; whatever goes wrong, nothing half-written stays."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.urandom(6).hex()}.part")
     try:
         with partial.open("xb") as file:
             for chunk in chunks:
-                digest.update(chunk)
                 file.write(chunk)
-        if digest.hexdigest() != sha256:
-            raise DigestMismatch(f"{path.name}: sha256 is {digest.hexdigest()}, and {sha256} was promised")
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

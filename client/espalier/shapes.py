@@ -20,6 +20,7 @@ class Problem(TypedDict):
     errors: NotRequired[list[dict[str, Any]]]
     request_id: NotRequired[str]
     retryable: NotRequired[bool]
+    allowed: NotRequired[list[str]]
 
 
 class Failure(TypedDict):
@@ -65,6 +66,7 @@ class Job(TypedDict):
     status: Literal["queued", "running", "pausing", "paused", "canceling", "succeeded", "failed", "canceled"]
     done: bool
     conclusion: Literal["passed", "gate_failed", "error", "canceled", "timed_out"] | None
+    retried_from: str | None
     model: str
     dataset: str
     recipe: dict[str, Any]
@@ -76,6 +78,7 @@ class Job(TypedDict):
     created_at: str
     started_at: str | None
     finished_at: str | None
+    expires_at: str | None
 
 
 class Sparsity(TypedDict):
@@ -160,3 +163,25 @@ class Key(TypedDict):
 
 class NewKey(Key):
     key: str
+
+
+class Pareto(TypedDict):
+    """`data` holds flat rows: round, sparsity, pareto, selected, validation_accuracy, ..., numbers or null."""
+
+    job: str
+    metric: Literal["accuracy", "loss"]
+    data: list[dict[str, Any]]
+
+
+class Link(TypedDict):
+    artifact: str
+    url: str
+    expires_at: str
+
+
+class Envelope(TypedDict):
+    """DSSE v1; `payload` is base64 of an in-toto Statement v1."""
+
+    payloadType: str
+    payload: str
+    signatures: list[dict[str, str]]

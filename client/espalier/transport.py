@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO, TypeVar
+from urllib.parse import quote
 
 import httpx
 
@@ -84,6 +85,10 @@ class Transport:
                 log.warning("%s; trying again in %.1f s", error, pause_now)
             time.sleep(pause_now)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+
+def api_path(*parts: str) -> str:
+    return "/v1/" + "/".join(quote(part, safe="") for part in parts)
 
 
 def _checked(url: str) -> httpx.URL:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
+from uploading import Uploading
 
 from api.app import create_app
 from store import intake, jobs
@@ -42,6 +43,17 @@ def other(database: Database) -> dict[str, str]:
         session.flush()
         add_key(session, project_id="prj_other", name="k", scopes=["admin"], key=OTHER_KEY)
     return {"Authorization": f"Bearer {OTHER_KEY}"}
+
+
+@pytest.fixture
+def blob_kind(request: pytest.FixtureRequest) -> str:
+    """disk, unless a test asks for s3."""
+    return str(getattr(request, "param", "disk"))
+
+
+@pytest.fixture
+def up(client: TestClient) -> Uploading:
+    return Uploading(client)
 
 
 def model_report(**changes: Any) -> dict[str, Any]:

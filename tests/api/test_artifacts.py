@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from store.blobs import BlobStore, open_blobs
+from store import jobs
+from store.blobs import BlobStore, open_blobs, refer
 from store.settings import Settings
 
 Refused = Callable[..., dict[str, Any]]
@@ -144,3 +145,18 @@ def test_the_same_bytes_are_the_same_file(client: TestClient, job_id: str, conte
         assert hashlib.sha256(downloaded.content).hexdigest() == artifact["sha256"]
         assert len(downloaded.content) == artifact["size_bytes"]
         assert artifact["filename"] in downloaded.headers["content-disposition"]
+
+
+def test_a_filename_is_quoted_or_encoded(client: TestClient, posted: Callable[..., Any], bench: Any) -> None:
+    job_id, job = posted(artifacts=["model", "program"])["id"], bench.claim()
+    bench.store_round(job, 0, 0.9, 0.0)
+    blob = bench.blobs.put([BYTES], 100)
+    with bench.database.transaction() as session:
+        refer(session, blob)
+        odd = 'ü"; x=\r\nX-Odd: 1.pt2'
+        jobs.attach(session, job, 0, jobs.NewArtifact("program", "exported_program", odd, blob))
+    artifact = client.get(f"/v1/jobs/{job_id}/artifacts").json()["data"][1]
+    headers = client.get(f"/v1/artifacts/{artifact['id']}/content").headers
+    encoded = "%C3%BC%22%3B%20x%3D%0D%0AX-Odd%3A%201.pt2"
+    assert headers["content-disposition"] == f"attachment; filename*=utf-8''{encoded}"
+    assert "x-odd" not in headers

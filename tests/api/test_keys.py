@@ -195,6 +195,7 @@ def test_the_log_tells_who_did_what_and_only_of_changes(
     client.post("/v1/jobs?validate_only=true", json={"model": job["model"], "dataset": job["dataset"], "recipe": {}})
     model = client.post("/v1/models?format=architecture&architecture=lenet5").json()["id"]
     assert client.delete(f"/v1/models/{model}").status_code == 204
+    assert client.delete(f"/v1/jobs/{job['id']}").status_code == 204
     assert log_of(client) == [
         ("job.pause", job["id"], "done"),
         ("job.pause", job["id"], "unchanged"),
@@ -202,13 +203,14 @@ def test_the_log_tells_who_did_what_and_only_of_changes(
         ("job.cancel", job["id"], "done"),
         ("model.create", model, "done"),
         ("model.delete", model, "done"),
+        ("job.delete", job["id"], "done"),
     ]
     entry = client.get(f"/v1/audit_log?action=job.cancel&target={job['id']}").json()["data"][0]
     [key] = client.get("/v1/keys").json()["data"]
     assert (entry["key"], entry["request_id"]) == (key["id"], "run-7")
     page = client.get("/v1/audit_log?limit=4").json()
     rest = client.get(f"/v1/audit_log?limit=4&after={page['next_cursor']}").json()
-    assert (len(page["data"]), len(rest["data"]), rest["has_more"]) == (4, 2, False)
+    assert (len(page["data"]), len(rest["data"]), rest["has_more"]) == (4, 3, False)
 
 
 @pytest.fixture
@@ -227,6 +229,7 @@ def test_quotas(crowded: TestClient, refused: Refused, body: dict[str, Any], pro
     assert crowded.get(f"/v1/projects/{project}").json()["usage"] == {"live_jobs": 1, "stored_bytes": 15}
     assert crowded.post(f"/v1/jobs/{job['id']}/cancel").status_code == 200
     assert crowded.post("/v1/jobs", json=body).status_code == 201
+    refused(crowded.post(f"/v1/jobs/{job['id']}/retry"), 403, "quota_exceeded")
     # Content that the project has already costs nothing; what is new does, and nothing is left of it.
     again = crowded.post("/v1/models?format=architecture&architecture=lenet5")
     assert again.status_code == 201

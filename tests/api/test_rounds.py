@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -62,6 +63,10 @@ def test_a_report_is_the_job_and_its_rounds_in_one(client: TestClient, job_id: s
     rounds = client.get(f"/v1/jobs/{job_id}/rounds").json()["data"]
     assert report["rounds"] == rounds
     assert (report["dense"], report["selected"]) == (rounds[0], rounds[2])
+    for position, round_ in enumerate(rounds):
+        contents = {kind: f"{kind} {position}".encode() for kind in ("masks", "model", "sparse")}
+        proof = {kind: sha256(content).hexdigest() for kind, content in contents.items()}
+        assert round_["digests"] == proof, "the masks, too, which this job does not offer"
     assert report["steps"] == sum(round_["steps"] for round_ in rounds) > 0
     assert report["seconds"] == {
         phase: pytest.approx(sum(round_["seconds"].get(phase, 0) for round_ in rounds))

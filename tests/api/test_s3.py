@@ -12,7 +12,8 @@ import pytest
 from s3 import S3Server
 from starlette.testclient import TestClient
 
-from store.blobs import BlobStore, open_blobs
+from store.blobs import BlobStore, located, open_blobs
+from store.database import Database
 from store.settings import Settings
 
 Refused = Callable[..., dict[str, Any]]
@@ -37,12 +38,14 @@ def safetensors(num_bytes: int) -> bytes:
     return len(header).to_bytes(8, "little") + header + os.urandom(num_bytes)
 
 
-def test_a_large_file_in(client: TestClient, settings: Settings) -> None:
+def test_a_large_file_in(client: TestClient, settings: Settings, database: Database) -> None:
     content = safetensors(20 * MIB)
     response = client.post("/v1/datasets?format=safetensors", content=content)
     assert response.status_code == 201, response.text
     assert response.json()["sha256"] == hashlib.sha256(content).hexdigest()
-    assert b"".join(open_blobs(settings).read(response.json()["sha256"])) == content
+    with database.reading() as session:
+        blob = located(session, response.json()["sha256"])
+    assert b"".join(open_blobs(settings).read(blob)) == content
 
 
 def test_while_the_server_is_away(client: TestClient, s3: S3Server, job_id: str, refused: Refused) -> None:

@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any, Self
 
 import pytest
@@ -21,6 +22,7 @@ import store.tables
 from store import intake, jobs
 from store.blobs import open_blobs, refer
 from store.database import Database
+from store.disk_blobs import DiskBlobs
 from store.jobs import NewArtifact
 from store.keys import caller_of, ensure_first_key
 from store.settings import Settings
@@ -96,6 +98,12 @@ class Worker:
                     intake.refuse(session, type(row), row.id, row.attempt, error)
                 else:
                     intake.accept(session, type(row), row.id, row.attempt, REPORTS[type(row).__name__])
+
+    def path(self, digest: str) -> Path:
+        """Of the file that holds it."""
+        blobs = self.fleet.blobs
+        assert isinstance(blobs, DiskBlobs)
+        return blobs.path(self.fleet.located(digest).name)
 
     def claim(self, job: Job) -> store.tables.Job:
         with self.fleet.database.transaction() as session:

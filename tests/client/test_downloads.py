@@ -80,7 +80,7 @@ def test_a_wrong_digest_leaves_nothing(
     artifact = stored([b"the weights"])
     kept = tmp_path / "kept"
     kept.write_bytes(b"an older file")
-    with replaced(worker.fleet.blobs.path(artifact["sha256"]), content):
+    with replaced(worker.path(artifact["sha256"]), content):
         for path in (tmp_path / "new", kept):
             with pytest.raises(DigestMismatch, match=artifact["sha256"]) as caught:
                 client.download(artifact, path)
@@ -95,7 +95,7 @@ def test_a_file_that_changed_its_size_is_not_sent(
     client: Client, worker: Any, stored: Stored, tmp_path: Path, content: bytes
 ) -> None:
     artifact = stored([b"the weights"])
-    with replaced(worker.fleet.blobs.path(artifact["sha256"]), content):
+    with replaced(worker.path(artifact["sha256"]), content):
         with pytest.raises(ApiError) as caught:
             client.download(artifact, tmp_path / "new")
         assert (caught.value.status, caught.value.code) == (500, "internal_error")

@@ -53,6 +53,18 @@ def test_pages_are_asked_for_as_they_are_needed(client: Client, worker: Any, sub
     assert [job["id"] for job in listed] == [second], "the second page shows what is so by then"
 
 
+def test_what_has_ended_is_retried(client: Client, submit: Submit) -> None:
+    job = submit(metadata={"sha": "1a2b"})
+    with pytest.raises(ApiError) as refused:
+        client.retry(job["id"])
+    assert (refused.value.status, refused.value.problem["allowed"]) == (409, ["cancel", "pause"])
+    client.cancel(job["id"])
+    retry = client.retry(job["id"])
+    assert (retry["retried_from"], retry["status"], retry["metadata"]) == (job["id"], "queued", {"sha": "1a2b"})
+    assert client.retry(job["id"]) == retry
+    client.cancel(retry["id"])
+
+
 def test_cancel_is_safe_to_repeat(client: Client, submit: Submit) -> None:
     job = submit()
     for _ in range(2):
@@ -158,3 +170,25 @@ def test_a_write_after_a_restart_meets_no_dead_connection(api: Any, client: Clie
     api.launch()
     api.wait_until_ready()
     assert submit()["id"] > before["id"]
+
+
+def test_what_is_not_needed_any_more_is_deleted(client: Client, worker: Any, submit: Submit) -> None:
+    """Jobs before what they were made of; and again, for the answer to the first request may be lost."""
+    model = client.upload_model(b"", architecture="lenet5", format="architecture")
+    job = submit(model=model["id"])
+    with pytest.raises(ApiError) as caught:
+        client.delete_job(job["id"])
+    assert (caught.value.status, caught.value.code) == (409, "invalid_transition")
+    client.cancel(job["id"])
+    with pytest.raises(ApiError) as caught:
+        client.delete_model(model["id"])
+    assert caught.value.code == "in_use"
+    for _ in range(2):
+        client.delete_job(job["id"])
+        client.delete_model(model["id"])
+    assert job["id"] not in [listed["id"] for listed in client.jobs(model=model["id"])]
+    dataset = client.upload_dataset(b"PK\x03\x04", name="d", wait=False)
+    client.delete_dataset(dataset["id"])
+    with pytest.raises(ApiError) as caught:
+        client.dataset(dataset["id"])
+    assert caught.value.status == 404

@@ -43,7 +43,7 @@ def test_a_model_is_ready_when_its_upload_returns(client: Client, worker: Any, t
     assert (model["name"], model["format"]) == ("my network", "safetensors")
     assert (model["size_bytes"], model["sha256"]) == (17, sha256(path.read_bytes()).hexdigest())
     assert (model["architecture"], model["input_shape"]) == ("lenet_300_100", [1, 8, 8])
-    assert worker.fleet.blobs.path(model["sha256"]).read_bytes() == path.read_bytes()
+    assert worker.path(model["sha256"]).read_bytes() == path.read_bytes()
     assert client.model(model["id"]) == model
 
 
@@ -88,7 +88,7 @@ def test_arrays_arrive_as_they_are(client: Client, worker: Any) -> None:
     inputs, targets = np.arange(24, dtype=np.uint8).reshape(4, 1, 2, 3), np.array([0, 1, 2, 1])
     dataset = client.upload_dataset({"train": (inputs, targets), "test": (inputs[:1], [2])}, name="tiny")
     assert (dataset["status"], dataset["name"], dataset["format"]) == ("ready", "tiny", "npz")
-    arrived = np.load(BytesIO(worker.fleet.blobs.path(dataset["sha256"]).read_bytes()))
+    arrived = np.load(BytesIO(worker.path(dataset["sha256"]).read_bytes()))
     assert set(arrived) == {"train.inputs", "train.targets", "test.inputs", "test.targets"}
     assert arrived["train.inputs"].dtype == np.uint8
     assert np.array_equal(arrived["train.inputs"], inputs)

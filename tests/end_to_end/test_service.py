@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from espalier import Client, Job
 from postgres import PostgresServer
-from processes import children_of, descendants_of, is_alive
 
+from chaos.processes import children_of, descendants_of, is_alive
 from embedded.serve import Service, ServiceError
 from store.settings import Settings
 

@@ -16,12 +16,9 @@ import pytest
 from obstore.store import S3Store
 from pydantic import ValidationError
 from s3 import S3Server
-from sqlalchemy import update
 
-from store.blobs import BlobsAway, BlobStore, Damaged, TooLarge, Vanishing, open_blobs, refer
-from store.database import Database
+from store.blobs import BlobsAway, BlobStore, Damaged, StoredBlob, TooLarge, open_blobs
 from store.settings import Settings
-from store.tables import Blob
 
 MIB = 1 << 20
 
@@ -43,8 +40,8 @@ class Inside:
         objects = [meta["path"] for page in obstore.list(self.bucket) for meta in page] if self.bucket else []
         return files + [path.rpartition("/")[2] for path in objects]
 
-    def replace(self, digest: str, content: bytes) -> None:
-        place = f"{digest[:2]}/{digest}"
+    def replace(self, blob: StoredBlob, content: bytes) -> None:
+        place = f"{blob.name[:2]}/{blob.name}"
         if self.bucket is not None:
             obstore.put(self.bucket, place, content)
         else:
@@ -68,19 +65,20 @@ def inside(place: Settings, blobs: BlobStore) -> Inside:
 
 
 @pytest.mark.parametrize("num_bytes", [0, 1, 3 * MIB, 8 * MIB, 20 * MIB + 1])
-def test_content_is_stored_once_under_its_digest(
+def test_every_copy_of_content_has_a_name_of_its_own(
     blobs: BlobStore, inside: Inside, tmp_path: Path, num_bytes: int
 ) -> None:
     """In one request, and in several parts."""
     content = os.urandom(num_bytes)
     first = blobs.put([content[:1000], content[1000:]], num_bytes)
     second = blobs.put([content], num_bytes)
-    assert first == second
-    assert (first.digest, first.size_bytes) == (hashlib.sha256(content).hexdigest(), num_bytes)
-    assert inside.names() == [first.digest]
-    assert blobs.size_bytes(first.digest) == num_bytes
-    assert b"".join(blobs.read(first.digest)) == content
-    blobs.fetch(first.digest, tmp_path / "input")
+    assert first.name != second.name
+    assert sorted(inside.names()) == sorted([first.name, second.name])
+    for blob in (first, second):
+        assert (blob.digest, blob.size_bytes) == (hashlib.sha256(content).hexdigest(), num_bytes)
+        assert blobs.size_bytes(blob) == num_bytes
+        assert b"".join(blobs.read(blob)) == content
+    blobs.fetch(first, tmp_path / "input")
     assert (tmp_path / "input").read_bytes() == content
     assert (tmp_path / "input").stat().st_mode & 0o777 == 0o444
 
@@ -88,8 +86,7 @@ def test_content_is_stored_once_under_its_digest(
 @pytest.mark.parametrize(("start", "stop"), [(0, 1), (0, 0), (5, 5), (3 * MIB, 9 * MIB + 7), (9 * MIB, None)])
 def test_a_range_is_read_in_pieces(blobs: BlobStore, start: int, stop: int | None) -> None:
     content = os.urandom(10 * MIB)
-    digest = blobs.put([content], len(content)).digest
-    pieces = list(blobs.read(digest, start, stop))
+    pieces = list(blobs.read(blobs.put([content], len(content)), start, stop))
     assert b"".join(pieces) == content[start:stop]
     assert max(map(len, pieces), default=0) <= 4 * MIB
 
@@ -106,7 +103,8 @@ def test_nothing_is_left_past_the_limit_or_after_an_exception(blobs: BlobStore, 
 
 
 def test_what_is_not_there_is_not_found(blobs: BlobStore, tmp_path: Path) -> None:
-    nothing = hashlib.sha256().hexdigest()
+    digest = hashlib.sha256().hexdigest()
+    nothing = StoredBlob(digest, 0, f"{digest}-{16 * '0'}")
     with pytest.raises(FileNotFoundError):
         blobs.size_bytes(nothing)
     with pytest.raises(FileNotFoundError):
@@ -117,41 +115,29 @@ def test_what_is_not_there_is_not_found(blobs: BlobStore, tmp_path: Path) -> Non
 
 
 def test_content_that_was_cut_short_is_damaged(blobs: BlobStore, inside: Inside) -> None:
-    digest = blobs.put([bytes(100)], 100).digest
-    inside.replace(digest, bytes(50))
-    with pytest.raises(Damaged, match=f"{digest} ends at byte 50"):
-        list(blobs.read(digest, 0, 100))
+    blob = blobs.put([bytes(100)], 100)
+    inside.replace(blob, bytes(50))
+    with pytest.raises(Damaged, match=f"{blob.digest} ends at byte 50"):
+        list(blobs.read(blob, 0, 100))
 
 
 @pytest.mark.parametrize("blob_url", ["s3"], indirect=True)
 def test_what_came_over_a_network_is_checked_before_it_is_used(
     blobs: BlobStore, inside: Inside, tmp_path: Path
 ) -> None:
-    digest = blobs.put([bytes(9 * MIB)], 9 * MIB).digest
-    inside.replace(digest, bytes(9 * MIB - 1) + b"\x01")
-    with pytest.raises(Damaged, match=f"blob {digest} is damaged"):
-        blobs.fetch(digest, tmp_path / "input")
+    blob = blobs.put([bytes(9 * MIB)], 9 * MIB)
+    inside.replace(blob, bytes(9 * MIB - 1) + b"\x01")
+    with pytest.raises(Damaged, match=f"blob {blob.digest} is damaged"):
+        blobs.fetch(blob, tmp_path / "input")
     assert not (tmp_path / "input").exists()
-    blobs.put([bytes(9 * MIB)], 9 * MIB)  # to put it again mends it
-    blobs.fetch(digest, tmp_path / "input")
 
 
 def test_the_same_content_from_many_sides(blobs: BlobStore, inside: Inside) -> None:
     content = os.urandom(9 * MIB)
     with ThreadPoolExecutor(4) as threads:
-        stored = set(threads.map(lambda _: blobs.put([content], len(content)), range(8)))
-    assert [blob.digest for blob in stored] == inside.names()
-    assert b"".join(blobs.read(inside.names()[0])) == content
-
-
-def test_a_blob_on_its_way_out_is_not_referred_to(database: Database, blobs: BlobStore) -> None:
-    stored = blobs.put([b"abc"], 3)
-    with database.transaction() as session:
-        refer(session, stored)
-        refer(session, stored)
-        session.execute(update(Blob).values(deleting=True))
-    with pytest.raises(Vanishing), database.transaction() as session:
-        refer(session, stored)
+        stored = list(threads.map(lambda _: blobs.put([content], len(content)), range(8)))
+    assert {blob.name for blob in stored} == set(inside.names())
+    assert all(b"".join(blobs.read(blob)) == content for blob in stored)
 
 
 WRITER = """
@@ -186,7 +172,7 @@ def test_what_a_killed_writer_left_is_cleared_and_what_is_being_written_is_not(
                 os.utime(left, (1.0, 1.0))
         blobs.clear_incoming(older_than_seconds=60)
         stored = writer.finish()
-    assert inside.names() == [stored.digest]
+    assert inside.names() == [stored.name]
 
 
 # A store that does not answer.
@@ -194,7 +180,7 @@ def test_what_a_killed_writer_left_is_cleared_and_what_is_being_written_is_not(
 
 def test_a_server_that_is_away_is_said_to_be(s3: S3Server, tmp_path: Path) -> None:
     blobs = open_blobs(Settings(data_dir=tmp_path, blob_url="s3://bucket"))
-    digest = blobs.put([b"abc"], 3).digest
+    blob = blobs.put([b"abc"], 3)
     assert blobs.ping()
     s3.process.kill()
     s3.process.wait()
@@ -204,9 +190,11 @@ def test_a_server_that_is_away_is_said_to_be(s3: S3Server, tmp_path: Path) -> No
     for attempt in (
         lambda: blobs.put([b"abc"], 3),
         lambda: blobs.put([bytes(20 * MIB)], 20 * MIB),
-        lambda: list(blobs.read(digest)),
-        lambda: blobs.size_bytes(digest),
-        lambda: blobs.fetch(digest, tmp_path / "input"),
+        lambda: list(blobs.read(blob)),
+        lambda: blobs.size_bytes(blob),
+        lambda: blobs.fetch(blob, tmp_path / "input"),
+        lambda: blobs.remove(blob.name),
+        lambda: blobs.old_names(blob.name[:2], 0),
     ):
         with pytest.raises(BlobsAway, match="does not answer"):
             attempt()
@@ -217,15 +205,32 @@ def test_a_server_that_is_away_is_said_to_be(s3: S3Server, tmp_path: Path) -> No
 def test_a_bucket_that_is_not_there_is_no_lost_object(s3: S3Server, tmp_path: Path) -> None:
     blobs = open_blobs(Settings(data_dir=tmp_path, blob_url="s3://no-bucket/prefix"))
     assert not blobs.ping()
-    digest = hashlib.sha256().hexdigest()
+    blob = StoredBlob(hashlib.sha256().hexdigest(), 0, hashlib.sha256().hexdigest())
     for attempt in (
         lambda: blobs.put([b"abc"], 3),
-        lambda: list(blobs.read(digest, 0, 1)),
-        lambda: blobs.size_bytes(digest),
-        lambda: blobs.fetch(digest, tmp_path / "input"),
+        lambda: list(blobs.read(blob, 0, 1)),
+        lambda: blobs.size_bytes(blob),
+        lambda: blobs.fetch(blob, tmp_path / "input"),
     ):
         with pytest.raises(BlobsAway, match="bucket"):
             attempt()
+
+
+def test_a_folder_that_is_away_is_waited_for(tmp_path: Path) -> None:
+    blobs = open_blobs(Settings(data_dir=tmp_path))
+    incoming, shard = tmp_path / "blobs" / "incoming", tmp_path / "blobs" / hashlib.sha256(b"abc").hexdigest()[:2]
+    for place in (incoming, shard):
+        moved = place.with_name("moved")
+        if place.exists():
+            place.rename(moved)
+        place.touch()
+        with pytest.raises(BlobsAway, match="the blob folder is away"):
+            blobs.put([b"abc"], 3)
+        place.unlink()
+        if moved.exists():
+            moved.rename(place)
+    assert list(incoming.iterdir()) == []
+    assert b"".join(blobs.read(blobs.put([b"abc"], 3))) == b"abc"
 
 
 def test_where_blobs_lie_is_a_setting(tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ from contextlib import closing
 import pytest
 from postgres import PostgresServer
 from pydantic import ValidationError
-from sqlalchemy import func, select, text, update
+from sqlalchemy import delete, func, select, text, update
 
 from store import jobs
-from store.blobs import StoredBlob, Vanishing, refer
+from store.blobs import StoredBlob, located, refer
 from store.database import AWAY, Database, now
 from store.settings import Settings
 from store.tables import Blob, Job
@@ -96,7 +96,7 @@ def test_two_claims_at_once_take_two_jobs(database: Database, submit: Callable[.
 
 
 def test_who_refers_to_a_blob_waits_for_its_collector(database: Database) -> None:
-    blob = StoredBlob("0" * 64, 3)
+    blob = StoredBlob("0" * 64, 3, "0" * 64)
     with database.transaction() as session:
         refer(session, blob)
 
@@ -105,15 +105,16 @@ def test_who_refers_to_a_blob_waits_for_its_collector(database: Database) -> Non
             refer(session, blob)
 
     with database.transaction() as session:
-        session.execute(update(Blob).where(Blob.digest == blob.digest).values(deleting=True))
+        session.execute(delete(Blob).where(Blob.digest == blob.digest))
         other = Beside(take)
         assert other.is_alive()
     other.join(10)
-    assert other.outcome is Vanishing
+    with database.reading() as session:
+        assert located(session, blob.digest) == blob, "a row of its own"
 
 
 def test_two_that_bring_the_same_blob_share_its_row(database: Database) -> None:
-    blob = StoredBlob("1" * 64, 3)
+    blob = StoredBlob("1" * 64, 3, "1" * 64)
 
     def take() -> str:
         with database.transaction() as session:
@@ -140,11 +141,11 @@ def test_postgresql_waits_for_no_lock_for_ever(postgres: PostgresServer) -> None
         with ours.transaction() as session:
             assert session.scalar(text("SHOW lock_timeout")) == "15s"
             assert session.scalar(text("SHOW idle_in_transaction_session_timeout")) == "1min"
-            refer(session, StoredBlob("2" * 64, 3))
+            refer(session, StoredBlob("2" * 64, 3, "2" * 64))
             with pytest.raises(AWAY), hasty.transaction() as other:
-                refer(other, StoredBlob("2" * 64, 3))
+                refer(other, StoredBlob("2" * 64, 3, "2" * 64))
         with hasty.transaction() as other:
-            refer(other, StoredBlob("2" * 64, 3))
+            refer(other, StoredBlob("2" * 64, 3, "2" * 64))
 
 
 def test_connections_that_a_restart_has_cut_are_made_anew() -> None:

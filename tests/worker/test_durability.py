@@ -11,12 +11,12 @@ import time
 import pytest
 import torch
 from fleet import SMALL, Fleet
-from processes import children_of, descendants_of, is_alive
-from sqlalchemy import select
+from sqlalchemy import select, update
 from torch import Tensor, nn
 
+from chaos.processes import children_of, descendants_of, is_alive
 from store import jobs
-from store.tables import Artifact, Attempt
+from store.tables import Artifact, Attempt, Checkpoint
 
 DROPNET = {
     "strategy": "dropnet",
@@ -100,6 +100,48 @@ def test_killed_at_random_moments_ends_with_the_same_digests(fleet: Fleet) -> No
             attempts = session.scalars(select(Attempt).where(Attempt.job_id == job.id)).all()
             assert all(attempt.ended_at is not None for attempt in attempts)
     assert sum(job.attempt for job in ended) > 3, "the schedule killed running attempts"
+
+
+@pytest.mark.timeout(240)
+def test_killed_inside_a_round_goes_on_at_its_step(fleet: Fleet) -> None:
+    """Child, worker, child; of the second's checkpoint the content is exchanged: that attempt begins the round anew."""
+    fleet.settings = fleet.settings.model_copy(update={"checkpoint_seconds": 0.2})
+    worker, _sweeper = fleet.start("worker"), fleet.start("sweeper")
+    model, dataset = fleet.given(fleet.add_model()), fleet.given(fleet.add_dataset())
+    long = {**SMALL, "stop": {"rounds": 1}, "training": {**SMALL["training"], "steps": 4000}}
+    expected = fleet.digests(fleet.finished(fleet.submit(model, dataset, long)))
+
+    def saved() -> tuple[int, int, int]:
+        with fleet.database.reading() as session:
+            row = session.scalar(select(Checkpoint).where(Checkpoint.job_id == job.id))
+            return (row.attempt, row.position, row.step) if row else (0, 0, 0)
+
+    job = fleet.submit(model, dataset, long, max_failures=10)
+    killed = []
+    for attempt, victim in enumerate(("child", "worker", "child"), 1):
+        fleet.wait(saved, lambda now, a=attempt: now[0] == a)
+        if victim == "child":
+            kill(training_processes(worker.pid))
+        else:
+            orphans = descendants_of(worker.pid)
+            worker.kill()
+            worker.wait()
+            fleet.wait(lambda o=orphans: [p for p in o if is_alive(p)], lambda alive: not alive, 5)
+        killed.append(saved())
+        if victim == "worker":
+            with fleet.database.transaction() as session:
+                session.execute(update(Checkpoint).values(blob_digest=dataset.blob_digest))
+            worker = fleet.start("worker")
+    ended = fleet.finished(job)
+    assert (ended.status, ended.attempt) == ("succeeded", 4)
+    assert fleet.digests(ended) == expected
+    with fleet.database.reading() as session:
+        said = [e for e in jobs.events(session, job.id) if e.type.startswith("checkpoint.")]
+        assert session.scalar(select(Checkpoint)) is None
+    assert [event.type.removeprefix("checkpoint.") for event in said] == ["resumed", "ignored", "resumed"]
+    for event, (before, position, step) in zip(said, killed, strict=True):
+        assert (event.data["attempt"], event.data["position"]) == (before + 1, position)
+        assert event.data["step"] >= step > 0
 
 
 def test_a_poisonous_job_fails_and_the_worker_lives_on(fleet: Fleet) -> None:

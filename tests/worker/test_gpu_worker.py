@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 from fleet import SMALL, Fleet
-from processes import descendants_of
+
+from chaos.processes import descendants_of
 
 pytestmark = [
     pytest.mark.gpu,

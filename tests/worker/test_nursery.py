@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import resource
 import signal
 import time
@@ -11,8 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from processes import children_of, descendants_of, is_alive
 
+from chaos.processes import children_of, descendants_of, is_alive
 from worker import forked
 from worker.children import Child, Children, Exited
 
@@ -77,6 +78,10 @@ def test_how_it_ended_is_told(children: Children) -> None:
         assert isinstance(child.next_message(20), Exited)
         assert child.last_words() == "the training process ended with killed by SIGSEGV"
         child.ask_to_stop()  # its number may be another's: nothing is sent
+    with children.lent() as child:
+        os.kill(pid_of(child), signal.SIGKILL)  # as the kernel does
+        assert isinstance(child.next_message(20), Exited)
+        assert re.search(r"SIGKILL, as the kernel does .* \(peak: \d{2,4} MiB resident\)", child.last_words())
 
 
 def test_what_is_dropped_is_killed(children: Children) -> None:

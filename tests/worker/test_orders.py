@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 from fleet import SMALL, Fleet
-from processes import descendants_of, is_alive
 from sqlalchemy import func, select
 
-from store import counters, jobs, workers
+from chaos.processes import descendants_of, is_alive
+from store import checkpoints, counters, jobs, workers
 from store.tables import Attempt, Job, Round, Worker
 from store.transitions import Trigger
 
@@ -90,9 +90,15 @@ def test_a_paused_job_goes_on_where_it_was(changes: dict[str, Any], fleet: Fleet
     paused = fleet.wait(lambda: fleet._fetch(job), lambda now: now.status not in ("running", "pausing"))
     assert (paused.status, paused.attempt, paused.failures) == ("paused", 1, 0)
     assert 0 <= paused.last_position < 2
+    with fleet.database.reading() as session:
+        saved = checkpoints.find(session, job.id, paused.last_position + 1)
     with fleet.database.transaction() as session:
         jobs.order(session, fleet.project, job.id, Trigger.RESUME)
     fleet.ring()
     ended = fleet.finished(job)
     assert ended.attempt == 2
     assert fleet.digests(ended) == fleet.digests(plain)
+    with fleet.database.reading() as session:
+        [resumed] = [e.data for e in jobs.events(session, job.id) if e.type == "checkpoint.resumed"]
+    assert saved is not None
+    assert resumed == {"attempt": 2, "position": saved.position, "step": saved.step}

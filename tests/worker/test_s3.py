@@ -14,9 +14,9 @@ import obstore
 import pytest
 from fleet import SMALL, Fleet
 from obstore.store import S3Store
-from processes import descendants_of
 from s3 import S3Server, running_s3
 
+from chaos.processes import descendants_of
 from store import jobs
 from store.blobs import BlobStore, open_blobs
 from store.settings import Settings
@@ -112,7 +112,7 @@ def test_damaged_content_is_named(fleet: Fleet, s3: S3Server) -> None:
     dataset = fleet.add_dataset()
     bucket = S3Store("bucket", prefix="prefix", client_options={"allow_http": True})
     digest = dataset.blob_digest
-    obstore.put(bucket, f"{digest[:2]}/{digest}", b"something else")
+    obstore.put(bucket, f"{digest[:2]}/{fleet.located(digest).name}", b"something else")
     invalid = fleet.ready(dataset)
     assert invalid.status == "invalid"
     assert invalid.error["retryable"] is True

@@ -17,11 +17,12 @@ from typing import Any
 import pytest
 import trainee
 from fleet import SMALL, Fleet
-from processes import descendants_of
 
+from chaos.processes import descendants_of
 from worker import landlock, sandbox, seccomp
 from worker.children import ENVIRONMENT
-from worker.folder import BadFile, Folder
+from worker.folder import Folder
+from worker.limits import OverLimit
 
 NOBODY = 65534
 USERS = sorted({os.getuid(), NOBODY}) if os.getuid() == 0 else [os.getuid()]
@@ -237,5 +238,5 @@ def test_too_many_files_end_an_attempt(tmp_path: Path) -> None:
     with Folder(tmp_path / "attempt", 1 << 20) as folder:
         for number in range(1001):
             (folder.outputs / str(number)).touch()
-        with pytest.raises(BadFile, match="more than 1000 files"):
+        with pytest.raises(OverLimit, match="more than 1000 files"):
             folder.size_bytes()

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 from fleet import SMALL, Fleet
-from processes import descendants_of, is_alive
 from pydantic import ValidationError
 
+from chaos.processes import descendants_of, is_alive
 from store.queue import INTAKE, Bell
 from store.settings import Settings
 from store.tables import IntakeStatus

@@ -21,12 +21,14 @@ from store.blobs import BlobsAway
 from store.database import Database
 from store.settings import Settings
 from store.tables import Artifact, Attempt, Event, Job, JobStatus, Model
+from store.transitions import Trigger
 from worker.attempts import JobAttempt
 from worker.children import Child, Children
 from worker.devices import Slot
 from worker.folder import Folder
 from worker.lease import Lease
 from worker.messages import BadMessage, Exported, Finished, Metrics, NotExported, RoundDone, Started, parse
+from worker.room import Room
 from worker.supervisor import Supervisor
 
 
@@ -116,6 +118,7 @@ def test_metrics_that_nothing_can_be_chosen_by_cost_the_attempt(
     (attempt.folder.outputs / "model").write_bytes(b"weights")
     supervisor = Supervisor.__new__(Supervisor)
     supervisor.settings, supervisor.draining = attempt.settings, threading.Event()
+    supervisor.room = Room(attempt.blobs, attempt.settings)
     for message in (round_done(0, {}), Finished()):
         child.messages.put(message)
     supervisor._attend(attempt, child, Slot())
@@ -134,6 +137,7 @@ def test_a_child_that_never_was_is_no_failure_of_the_job(
     monkeypatch.setattr("worker.supervisor.PAUSE_SECONDS", 0.01)
     supervisor = Supervisor.__new__(Supervisor)
     supervisor.settings, supervisor.draining = attempt.settings, threading.Event()
+    supervisor.room = Room(attempt.blobs, attempt.settings)
     children = Children()
     with children.lent() as child:
         assert not supervisor._attend(attempt, child, Slot())
@@ -147,6 +151,27 @@ def test_a_child_that_never_was_is_no_failure_of_the_job(
 def test_a_death_by_a_signal_without_a_name_is_told(child: Child) -> None:
     child.process.send_signal(signal.SIGRTMIN + 6)
     assert f"signal {signal.SIGRTMIN + 6}" in child.last_words()
+
+
+def test_a_cancel_after_a_pause_does_not_wait_for_a_checkpoint(
+    attempt: JobAttempt, child: Child, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def ask_to_stop(save: bool) -> None:
+        asked.append(save)
+        with database.transaction() as session:
+            jobs.order(session, attempt.job.project_id, attempt.job.id, Trigger.CANCEL)
+
+    monkeypatch.setattr(child, "ask_to_stop", ask_to_stop)
+    monkeypatch.setattr("worker.supervisor.CANCEL_SECONDS", 0.3)
+    with database.transaction() as session:
+        jobs.order(session, attempt.job.project_id, attempt.job.id, Trigger.PAUSE)
+    supervisor = Supervisor.__new__(Supervisor)
+    supervisor.settings = attempt.settings
+    assert list(supervisor._listen(attempt.lease, attempt.folder, child)) == []
+    assert asked == [True, False]
+    assert child.process.wait(5) == -signal.SIGKILL, "long before the grace for saving is over"
 
 
 def test_a_drain_ends_the_wait_for_a_bucket(attempt: JobAttempt, database: Database, settings: Settings) -> None:
