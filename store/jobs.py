@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.orm import Session
 
-from store import checkpoints, counters, leases, listing, traces
+from store import checkpoints, counters, leases, listing, traces, webhooks
 from store.blobs import StoredBlob
 from store.database import now
 from store.ids import new_id
@@ -24,6 +24,7 @@ def submit(session: Session, **columns: Any) -> Job:
     session.add(job)
     session.flush()
     session.execute(insert(Event).values(job_id=job.id, sequence=1, at=now(), type="job.queued", data={}))
+    webhooks.tell(session, job.project_id, "job.queued", job.id, status="queued", conclusion=None)
     session.refresh(job)
     return job
 
@@ -70,6 +71,7 @@ def claim(session: Session, pool: str, worker: str, lease_seconds: float) -> Job
     session.execute(
         insert(Event).values(job_id=job_id, sequence=job.num_events, at=now(), type="job.running", data=data)
     )
+    webhooks.tell(session, job.project_id, "job.running", job_id, status="running", conclusion=None)
     return job
 
 
@@ -145,6 +147,10 @@ def record_round(
     for artifact in artifacts:
         _insert(session, job, position, artifact)
     _emit(session, job.id, "round.stored", {"position": position, "number": number, "sparsity": sparsity})
+    # The order to stop may have come: the status is what a reader would see now, not what this worker knew.
+    status = session.scalars(select(Job.status).where(Job.id == job.id)).one()
+    told = {"round": "final" if number is None else number, "status": status, "conclusion": None}
+    webhooks.tell(session, job.project_id, "round.stored", job.id, **told)
 
 
 def attach(session: Session, job: Job, position: int, artifact: NewArtifact) -> None:

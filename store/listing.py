@@ -10,9 +10,9 @@ from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from store.database import now
-from store.tables import Artifact, Attempt, Blob, Dataset, Job, JobStatus, Model, Round
+from store.tables import Artifact, Attempt, Blob, Dataset, Job, JobStatus, Model, Round, Webhook
 
-Listed = TypeVar("Listed", Model, Dataset, Job)
+Listed = TypeVar("Listed", Model, Dataset, Job, Webhook)
 
 
 Lock = Literal["refer", "change"]

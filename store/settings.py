@@ -75,6 +75,9 @@ class Settings(BaseSettings):
     """One JSON object a line, or for people; left out, the latter on a terminal alone."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
+    webhook_allow_private: bool = False
+    """Webhooks may lead to private addresses, and by plain HTTP: for networks in which every project is trusted."""
+
     @field_validator("default_pool", "worker_pool")
     @classmethod
     def _not_intake(cls, pool: str) -> str:
