@@ -18,7 +18,7 @@ from api.edge import Edge
 from api.metrics import HttpMetrics
 from api.observed import Observed
 from api.problems import EVERYWHERE, documented, on_http_exception, on_programming_error, on_store_unavailable
-from api.routes import artifacts, catalogue, datasets, health, jobs, metrics, models, reports, rounds, workers
+from api.routes import artifacts, catalogue, datasets, health, jobs, metrics, models, reports, rounds, webhooks, workers
 from api.services import opened
 from api.validation import on_invalid_request
 from store import logs, traces
@@ -75,7 +75,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 def _v1() -> APIRouter:
     """All that needs a key."""
     v1 = APIRouter(responses=documented(*EVERYWHERE), dependencies=[auth.DOCUMENTED])
-    for resource in (models, datasets, jobs, rounds, reports, artifacts, catalogue, workers):
+    for resource in (models, datasets, jobs, rounds, reports, artifacts, catalogue, workers, webhooks):
         v1.include_router(resource.router)
     return v1
 

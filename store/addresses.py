@@ -35,6 +35,18 @@ def is_public(address: str) -> bool:
     return _is_public(_unwrapped(given))
 
 
+def is_private_literal(host: str) -> bool:
+    """Whether a URL's host says so itself: to tell whoever registers it. Any name may lead anywhere when it is used."""
+    host = host.strip("[]").rstrip(".").lower()
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return not is_public(host)
+
+
 def _unwrapped(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
     if isinstance(address, IPv6Address):
         if address.ipv4_mapped is not None:

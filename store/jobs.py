@@ -118,7 +118,7 @@ def record_round(
 
     Raises Fenced where the attempt or the position is not the awaited one.
     """
-    advanced = session.execute(
+    status = session.execute(
         update(Job)
         .where(*holds(Job, job.id, job.attempt), Job.last_position == position - 1)
         .values(
@@ -127,10 +127,10 @@ def record_round(
             lease_until=now() + lease_seconds,
             version=Job.version + 1,
         )
-        .returning(Job.id)
+        .returning(Job.status)
         .execution_options(synchronize_session=False)
     ).scalar()
-    if advanced is None:
+    if status is None:
         raise Fenced(job.id)
     checkpoints.remove(session, job.id)
     session.execute(
@@ -147,8 +147,6 @@ def record_round(
     for artifact in artifacts:
         _insert(session, job, position, artifact)
     _emit(session, job.id, "round.stored", {"position": position, "number": number, "sparsity": sparsity})
-    # The order to stop may have come: the status is what a reader would see now, not what this worker knew.
-    status = session.scalars(select(Job.status).where(Job.id == job.id)).one()
     told = {"round": "final" if number is None else number, "status": status, "conclusion": None}
     webhooks.tell(session, job.project_id, "round.stored", job.id, **told)
 

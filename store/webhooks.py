@@ -1,7 +1,7 @@
 """Where projects want to hear of their jobs: webhooks by the Standard Webhooks specification.
 
-What is to be told is written as rows (`Delivery`) in the transaction of what it tells: no message without its change, no
-change without its message. The sweeper sends them (`store.deliveries`). None of these commits.
+What is to be told is written as rows (`Delivery`) in the transaction of what it tells: no message without its change,
+no change without its message. The sweeper sends them (`store.deliveries`). None of these commits.
 
 A secret is stored nowhere. It is HMAC-SHA256 under the service's own secret (`Settings.secret`) of the webhook's id and
 the number of its rotation. The service's secret is random and long and HMAC a pseudorandom function, so no secret says
@@ -17,7 +17,7 @@ import hmac
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
-from sqlalchemy import func, insert, literal, or_, select, update
+from sqlalchemy import delete, func, insert, literal, or_, select, update
 from sqlalchemy.orm import Session
 
 from store.database import now
@@ -134,6 +134,12 @@ def change(session: Session, project_id: str, webhook_id: str, **values: Any) ->
 def rotate(session: Session, project_id: str, webhook_id: str) -> Webhook | None:
     """A new secret; the one before signs, too, for OVERLAP_SECONDS. One before that no longer does."""
     return _update(session, project_id, webhook_id, rotation=Webhook.rotation + 1, rotated_at=now())
+
+
+def remove(session: Session, project_id: str, webhook_id: str) -> bool:
+    """With its deliveries."""
+    gone = delete(Webhook).where(Webhook.id == webhook_id, Webhook.project_id == project_id).returning(Webhook.id)
+    return session.scalar(gone.execution_options(synchronize_session=False)) is not None
 
 
 def _update(session: Session, project_id: str, webhook_id: str, **values: Any) -> Webhook | None:
