@@ -17,7 +17,7 @@ from store.deliveries import Claimed
 from store.settings import Settings
 from store.version import VERSION
 from store.webhooks import secrets_of
-from worker.outgoing import post
+from worker.outgoing import TIMEOUT_SECONDS, post
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +29,8 @@ IDLE_SECONDS = 1.0
 class Sender:
     """Call `turn` again and again, then `close`. Any number of them may run: a message is claimed by one."""
 
-    def __init__(self, database: Database, settings: Settings) -> None:
-        self._database, self._settings = database, settings
+    def __init__(self, database: Database, settings: Settings, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
+        self._database, self._settings, self._timeout_seconds = database, settings, timeout_seconds
         self._ssl_context = default_ssl_context()
         self._pool = ThreadPoolExecutor(PARALLEL, thread_name_prefix="webhook")
         self._busy: set[str] = set()
@@ -70,8 +70,14 @@ class Sender:
     def _send_and_settle(self, claimed: Claimed) -> None:
         content = message(claimed)
         headers = signed(claimed, content, self._settings.secret())
-        allow_private = self._settings.webhook_allow_private
-        outcome = post(claimed.url, headers, content, self._ssl_context, allow_private=allow_private)
+        outcome = post(
+            claimed.url,
+            headers,
+            content,
+            self._ssl_context,
+            allow_private=self._settings.webhook_allow_private,
+            timeout_seconds=self._timeout_seconds,
+        )
         with self._database.transaction() as session:
             status = deliveries.settle(session, claimed, outcome)
         if status == "failed":

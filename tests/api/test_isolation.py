@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 
 from api.app import create_app
 from store.database import Database
-from store.ids import new_id
+from store.ids import Prefix, new_id
 from store.tables import Base
 
 Refused = Callable[..., dict[str, Any]]
@@ -28,20 +28,31 @@ KEYED = [
     if path.startswith("/v1/")
 ] + [("HEAD", "/v1/artifacts/{artifact_id}/content")]  # an operation of its own, which the document leaves out
 WITH_ID = [(method, path) for method, path in KEYED if "{" in path]
-NEVER = {"model_id": new_id("mdl"), "dataset_id": new_id("ds"), "job_id": new_id("job"), "artifact_id": new_id("art")}
+PREFIXES: dict[str, Prefix] = {
+    "model_id": "mdl",
+    "dataset_id": "ds",
+    "job_id": "job",
+    "artifact_id": "art",
+    "webhook_id": "wh",
+    "delivery_id": "dlv",
+}
+NEVER = {name: new_id(prefix) for name, prefix in PREFIXES.items()}
 
 
 @pytest.fixture
 def ids(client: TestClient, posted: Posted, bench: Any) -> Ids:
-    """By path parameter, of rows that are there: a running job with one round."""
+    """By path parameter, of rows that are there: a running job with one round, a webhook with one message."""
     job = posted()
     bench.store_round(bench.claim(), 0, 0.9, 0.0)
     artifacts = client.get(f"/v1/jobs/{job['id']}/artifacts").json()["data"]
+    webhook = client.post("/v1/webhooks", json={"url": "https://example.com", "events": ["job.failed"]}).json()
     return {
         "model_id": job["model"],
         "dataset_id": job["dataset"],
         "job_id": job["id"],
         "artifact_id": artifacts[0]["id"],
+        "webhook_id": webhook["id"],
+        "delivery_id": client.post(f"/v1/webhooks/{webhook['id']}/ping").json()["id"],
         "number": "0",
     }
 
@@ -77,8 +88,9 @@ def test_another_projects_rows_are_as_none(
     before = all_rows(database)
     for method, path in WITH_ID:
         with subtests.test(method=method, path=path):
-            theirs = client.request(method, path.format(**ids), headers=other)
-            none = client.request(method, path.format(**{**ids, **NEVER}), headers=other)
+            body = {} if method == "PATCH" else None
+            theirs = client.request(method, path.format(**ids), headers=other, json=body)
+            none = client.request(method, path.format(**{**ids, **NEVER}), headers=other, json=body)
             assert theirs.status_code == none.status_code == 404
             assert without_ids(theirs.text, ids) == without_ids(none.text, NEVER)
             assert without_request_id(theirs.headers) == without_request_id(none.headers)
@@ -90,11 +102,14 @@ def test_another_projects_rows_are_as_none(
 def test_to_its_own_project_every_one_of_these_rows_is_there(
     client: TestClient, ids: Ids, subtests: pytest.Subtests
 ) -> None:
-    """Else the test above could not fail. What would end the job comes last."""
-    for method, path in sorted(WITH_ID, key=lambda route: ("cancel" in route[1], route)):
+    """Else the test above could not fail. What would end the job, or the webhook, comes last."""
+    deleting = ("DELETE", "/v1/webhooks/{webhook_id}")
+    for method, path in sorted(WITH_ID, key=lambda route: ("cancel" in route[1], route == deleting, route)):
         with subtests.test(method=method, path=path):
-            response = client.request(method, path.format(**ids))
-            if method == "DELETE":
+            response = client.request(method, path.format(**ids), json={} if method == "PATCH" else None)
+            if (method, path) == deleting:
+                assert response.status_code == 204
+            elif method == "DELETE":
                 code = "invalid_transition" if "jobs" in path else "in_use"
                 assert (response.status_code, response.json()["code"]) == (409, code)
             elif path.endswith(("/resume", "/retry")):
@@ -104,7 +119,7 @@ def test_to_its_own_project_every_one_of_these_rows_is_there(
 
 
 def test_lists_hold_the_projects_own(client: TestClient, ids: Ids, other: dict[str, str]) -> None:
-    for path in ("/v1/models", "/v1/datasets", "/v1/jobs", f"/v1/jobs?model={ids['model_id']}"):
+    for path in ("/v1/models", "/v1/datasets", "/v1/jobs", f"/v1/jobs?model={ids['model_id']}", "/v1/webhooks"):
         assert len(client.get(path).json()["data"]) == 1
         assert client.get(path, headers=other).json() == {
             "object": "list",
