@@ -66,14 +66,15 @@ def test_change_and_delete(client: TestClient, webhook: dict[str, Any], database
     refused(client.delete(path(webhook)), 404, "not_found")
 
 
-@pytest.mark.parametrize(
-    ("changes", "param"),
-    [
+def test_what_is_refused(
+    client: TestClient, refused: Refused, webhook: dict[str, Any], subtests: pytest.Subtests
+) -> None:
+    for changes, param in (
         ({"url": "ftp://example.com"}, "/url"),
         ({"url": "http://example.com"}, "/url"),
         ({"url": "https://user:secret@example.com"}, "/url"),
         ({"url": "https://example.com/#here"}, "/url"),
-        ({"url": "https:///nowhere"}, "/url"),
+        ({"url": "https://"}, "/url"),
         ({"url": "https://example.com/" + "\u00e9" * 500}, "/url"),
         ({"url": "https://localhost"}, "/url"),
         ({"url": "https://127.1"}, "/url"),
@@ -83,13 +84,11 @@ def test_change_and_delete(client: TestClient, webhook: dict[str, Any], database
         ({"events": ["job.exploded"]}, "/events/0"),
         ({"description": "\0"}, "/description"),
         ({"secret": "whsec_mine"}, "/secret"),
-    ],
-)
-def test_what_is_refused(
-    client: TestClient, refused: Refused, webhook: dict[str, Any], changes: dict[str, Any], param: str
-) -> None:
-    refused(client.post("/v1/webhooks", json={"url": URL, "events": ["*"], **changes}), 422, "invalid_request", param)
-    refused(client.patch(path(webhook), json=changes), 422, "invalid_request", param)
+    ):
+        with subtests.test(**changes):
+            body = {"url": URL, "events": ["*"], **changes}
+            refused(client.post("/v1/webhooks", json=body), 422, "invalid_request", param)
+            refused(client.patch(path(webhook), json=changes), 422, "invalid_request", param)
 
 
 def test_private_addresses_where_they_are_allowed(client: TestClient, settings: Settings, database: Database) -> None:

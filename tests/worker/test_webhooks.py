@@ -15,6 +15,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from fleet import Fleet
 from receiver import Receiver, receiving
 from sqlalchemy import select, update
 from standardwebhooks import Webhook as Verifier
@@ -279,3 +280,26 @@ def certificate_of(name: str) -> bytes:
     unencrypted = serialization.NoEncryption()
     pem, pkcs8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
     return key.private_bytes(pem, pkcs8, unencrypted) + signed.public_bytes(pem)
+
+
+def test_a_killed_sweepers_message_is_sent_by_another(
+    fleet: Fleet, private: Settings, add: Callable[..., str], receiver: Receiver
+) -> None:
+    """The real command, killed while the receiver has the message and has not answered."""
+    fleet.settings = private
+    add()
+    receiver.drip_seconds = 0.1
+    sweeper = fleet.start("sweeper")
+    fleet.wait(lambda: receiver.heard, bool)
+    sweeper.kill()
+    sweeper.wait()
+    receiver.drip_seconds = 0
+    [row] = rows(fleet.database)
+    assert (row.status, row.attempts) == ("pending", [])
+    with fleet.database.transaction() as session:
+        session.execute(update(Delivery).values(next_attempt_at=now()))  # its lease has run out
+    other = fleet.start("sweeper")
+    fleet.wait(lambda: rows(fleet.database)[0].status, lambda status: status == "delivered")
+    assert receiver.ids == [row.id] * 2
+    other.terminate()
+    assert other.wait(10) == 0
