@@ -44,7 +44,7 @@ class Sender:
         with self._database.reading() as session:
             if not deliveries.any_due(session):  # nearly always: nothing is written then
                 return
-        while len(self._busy) < PARALLEL:
+        for _ in range(PARALLEL - len(self._busy)):  # no longer, however much is due: whoever calls may want to end
             with self._database.transaction() as session:
                 claimed = deliveries.claim(session, self._busy.copy())
             if claimed is None:
