@@ -7,11 +7,11 @@ once, and its id is the same however often it comes. None of these commits.
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import CursorResult, delete, select, tuple_, update
+from sqlalchemy import ColumnElement, delete, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from store import counters
@@ -191,23 +191,22 @@ def clear(session: Session) -> int:
     """Give up what is due of disabled webhooks, and forget what is old. How many were forgotten."""
     at = _at(session)
     off = select(Webhook.id).where(~Webhook.enabled)
-    session.execute(
-        update(Delivery)
-        .where(Delivery.next_attempt_at <= at, Delivery.webhook_id.in_(off))
-        .values(status="failed", next_attempt_at=None)
-        .execution_options(synchronize_session=False)
-    )
-    return _forget(session, select(Delivery.webhook_id, Delivery.id).where(Delivery.created_at < at - KEPT_SECONDS))
+    if unwanted := _locked(session, Delivery.next_attempt_at <= at, Delivery.webhook_id.in_(off)):
+        given_up = update(Delivery).where(_KEY.in_(unwanted)).values(status="failed", next_attempt_at=None)
+        session.execute(given_up.execution_options(synchronize_session=False))
+    if old := _locked(session, Delivery.created_at < at - KEPT_SECONDS):
+        session.execute(delete(Delivery).where(_KEY.in_(old)).execution_options(synchronize_session=False))
+    return len(old)
 
 
-def _forget(session: Session, old: Any) -> int:
-    keys: Sequence[Any] = session.execute(old.limit(BATCH).with_for_update(skip_locked=True)).all()
-    if not keys:
-        return 0
-    gone = delete(Delivery).where(tuple_(Delivery.webhook_id, Delivery.id).in_([tuple(key) for key in keys]))
-    result = session.execute(gone.execution_options(synchronize_session=False))
-    assert isinstance(result, CursorResult)
-    return result.rowcount
+_KEY = tuple_(Delivery.webhook_id, Delivery.id)
+
+
+def _locked(session: Session, *which: ColumnElement[bool]) -> list[tuple[str, str]]:
+    """Keys of some of them. What another transaction holds is left for the next time: one that waited here, with rows
+    of its own, could wait for a deletion that waits for these."""
+    wanted = select(Delivery.webhook_id, Delivery.id).where(*which).limit(BATCH).with_for_update(skip_locked=True)
+    return [(row.webhook_id, row.id) for row in session.execute(wanted)]
 
 
 def _key(webhook_id: str, delivery_id: str) -> tuple[Any, Any]:

@@ -87,7 +87,10 @@ class _Guarded(NetworkBackend):
     ) -> NetworkStream:
         addresses = [address for address in _addresses(host, port) if self._allow_private or is_public(address)]
         if not addresses:
-            raise Refused("its name has no public address")  # and which it has is none of the caller's business
+            # Which it has, or whether there is such a name in our networks, is none of a stranger's business.
+            raise Refused(
+                "its name leads to no public address" if not self._allow_private else "its name was not found"
+            )
         failure: Exception | None = None
         for number, address in enumerate(addresses):
             share = _left(self._deadline) / (len(addresses) - number)
@@ -103,11 +106,11 @@ class _Guarded(NetworkBackend):
 
 
 def _addresses(host: str, port: int) -> list[str]:
-    """Numeric, without doubles."""
+    """Numeric, without doubles; none where there is no such name."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (socket.gaierror, UnicodeError):  # the latter: no name could be like this
-        raise Refused("its name was not found") from None
+        return []
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 

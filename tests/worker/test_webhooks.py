@@ -179,6 +179,20 @@ def test_slow_receivers_hold_up_no_other(
         assert {row.attempts[0]["error"] for row in rows(database) if row.failures} == {"no answer within 2 s"}
 
 
+def test_without_the_setting_nothing_private_is_sent_to(
+    database: Database, settings: Settings, add: Callable[..., str], receiver: Receiver
+) -> None:
+    """Nor where the webhook was registered while it was allowed."""
+    add()
+    add(url=receiver.url.replace("http:", "https:"))
+    sender = Sender(database, settings)
+    until(settled(database), sender)
+    sender.close()
+    assert receiver.heard == []
+    said = sorted(row.attempts[0]["error"] for row in rows(database))
+    assert said == ["its name leads to no public address", "use https://"]
+
+
 # Where nothing goes; no database here.
 
 
@@ -200,7 +214,7 @@ def test_proxies_of_the_environment_are_not_asked(receiver: Receiver, monkeypatc
 def test_no_form_of_a_private_address_is_connected_to(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     connected = connections(monkeypatch)
     outcome = post(f"https://{host}:9/", {}, b"{}", TLS)
-    assert outcome.error in ("its name has no public address", "its name was not found")
+    assert outcome.error == "its name leads to no public address"
     assert connected == []
 
 
@@ -223,7 +237,7 @@ def test_a_name_that_changes_is_looked_up_once(receiver: Receiver, monkeypatch: 
     url = f"https://rebinding.example:{receiver.port}/"
     assert post(url, {}, b"{}", TLS).error == "no connection: refused by the test"
     assert connected == [("93.184.216.34", receiver.port)]
-    assert post(url, {}, b"{}", TLS).error == "its name has no public address"
+    assert post(url, {}, b"{}", TLS).error == "its name leads to no public address"
     assert len(connected) == 1
 
 
