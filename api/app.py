@@ -46,6 +46,7 @@ from api.routes import (
     tokens,
     trust_rules,
     uploads,
+    webhooks,
     workers,
 )
 from api.services import opened
@@ -111,7 +112,7 @@ def _v1() -> APIRouter:
     v1 = APIRouter(responses=documented(*EVERYWHERE), dependencies=[auth.DOCUMENTED])
     for resource in (uploads, models, datasets, jobs, rounds, pareto, plots, reports, artifacts, links, provenance):
         v1.include_router(resource.router)
-    for resource in (catalogue, workers, projects, keys, trust_rules, audit):
+    for resource in (catalogue, workers, projects, keys, trust_rules, audit, webhooks):
         v1.include_router(resource.router)
     return v1
 

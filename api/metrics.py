@@ -23,6 +23,7 @@ _COUNTERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "lease_losses": ("Leases that ran out because their worker went silent", ("of",)),
     "rounds": ("Rounds that were stored", ("pool",)),
     "round_seconds": ("Seconds of stored rounds, by phase", ("pool", "phase")),
+    "webhook_attempts": ("Attempts to send a message to a webhook", ("outcome",)),
 }
 
 

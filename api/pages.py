@@ -11,10 +11,10 @@ from sqlalchemy.orm import Session
 
 from api.problems import Problem
 from store import listing
-from store.tables import Dataset, Job, Model, TrustRule
+from store.tables import Dataset, Job, Model, TrustRule, Webhook
 
 Document = TypeVar("Document")
-Row = TypeVar("Row", Model, Dataset, Job, TrustRule)
+Row = TypeVar("Row", Model, Dataset, Job, TrustRule, Webhook)
 
 _ID = re.compile(r"[a-z]{2,4}_[0-9a-z]{1,32}")
 

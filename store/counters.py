@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 
 from store.tables import Counter
 
-Name = Literal["attempts_ended", "jobs_ended", "lease_losses", "rounds", "round_seconds"]
+Name = Literal["attempts_ended", "jobs_ended", "lease_losses", "rounds", "round_seconds", "webhook_attempts"]
 
 _COUNTED = "counted"
 

@@ -37,10 +37,10 @@ POSTGRES = {
 
 POOL_SIZE, MAX_OVERFLOW = 4, 4
 """Connections of one process: kept, and on top of them in a rush. PostgreSQL allows 100 in all where nobody set it
-otherwise. A worker needs one for each slot and its heartbeat, the sweeper one; an API process answers 8 requests at a
-time and lets others wait their turn, which is milliseconds: nothing holds a connection while a body is read or a file
-is sent. So 4 API processes (32), 20 workers of one slot and some sweepers fit, with room for whoever looks in by
-hand."""
+otherwise. A worker needs one for each slot and its heartbeat, the sweeper one, and one more while it notes what became
+of a message; an API process answers 8 requests at a time and lets others wait their turn, which is milliseconds:
+nothing holds a connection while a body is read or a file is sent. So 4 API processes (32), 20 workers of one slot and
+some sweepers fit, with room for whoever looks in by hand."""
 
 
 class now(FunctionElement[float]):  # noqa: N801 - reads as the SQL function it is

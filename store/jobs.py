@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.orm import Session
 
-from store import audit, checkpoints, counters, leases, listing, traces
+from store import audit, checkpoints, counters, leases, listing, traces, webhooks
 from store.blobs import StoredBlob
 from store.database import now
 from store.ids import new_id
@@ -25,6 +25,7 @@ def submit(session: Session, **columns: Any) -> Job:
     session.add(job)
     session.flush()
     session.execute(insert(Event).values(job_id=job.id, sequence=1, at=now(), type="job.queued", data={}))
+    webhooks.tell(session, job.project_id, "job.queued", job.id, status="queued", conclusion=None)
     session.refresh(job)
     audit.record(session, "job.create", job.id, project_id=job.project_id)
     return job
@@ -74,6 +75,7 @@ def claim(session: Session, pool: str, worker: str, lease_seconds: float) -> Job
     session.execute(
         insert(Event).values(job_id=job_id, sequence=job.num_events, at=now(), type="job.running", data=data)
     )
+    webhooks.tell(session, job.project_id, "job.running", job_id, status="running", conclusion=None)
     return job
 
 
@@ -123,7 +125,7 @@ def record_round(
 
     Raises Fenced where the attempt or the position is not the awaited one.
     """
-    advanced = session.execute(
+    status = session.execute(
         update(Job)
         .where(*holds(Job, job.id, job.attempt), Job.last_position == position - 1)
         .values(
@@ -132,10 +134,10 @@ def record_round(
             lease_until=now() + lease_seconds,
             version=Job.version + 1,
         )
-        .returning(Job.id)
+        .returning(Job.status)
         .execution_options(synchronize_session=False)
     ).scalar()
-    if advanced is None:
+    if status is None:
         raise Fenced(job.id)
     checkpoints.remove(session, job.id)
     session.execute(
@@ -153,6 +155,8 @@ def record_round(
     for artifact in artifacts:
         _insert(session, job, position, artifact)
     _emit(session, job.id, "round.stored", {"position": position, "number": number, "sparsity": sparsity})
+    told = {"round": "final" if number is None else number, "status": status, "conclusion": None}
+    webhooks.tell(session, job.project_id, "round.stored", job.id, **told)
 
 
 def attach(session: Session, job: Job, position: int, artifact: NewArtifact) -> None:

@@ -22,9 +22,10 @@ from store.tables import (
     Model,
     Round,
     TrustRule,
+    Webhook,
 )
 
-Listed = TypeVar("Listed", Model, Dataset, Job, ApiKey, TrustRule, AuditEntry)
+Listed = TypeVar("Listed", Model, Dataset, Job, ApiKey, TrustRule, AuditEntry, Webhook)
 
 
 Lock = Literal["refer", "change"]

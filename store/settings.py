@@ -73,6 +73,8 @@ class Settings(BaseSettings):
     folder_max_bytes: int = Field(16 * 2**30, ge=2**20)
     """What one training process may leave in its folder before it is stopped."""
     sandbox: Literal["on", "off"] = "on"
+    webhook_allow_private: bool = False
+    """Webhooks may lead to private addresses, and by plain HTTP: for networks in which every project is trusted."""
 
     lease_seconds: float = Field(60, gt=0)
     renew_seconds: float = Field(15, gt=0)

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import case, insert, literal, null, update
 from sqlalchemy.orm import Session
 
-from store import checkpoints, counters
+from store import checkpoints, counters, webhooks
 from store.database import now
 from store.leases import holds
 from store.tables import Event, Job, JobStatus
@@ -142,7 +142,7 @@ def change(
             num_events=Job.num_events + 1,
             **values,
         )
-        .returning(Job.status, Job.conclusion, Job.failures, Job.num_events)
+        .returning(Job.status, Job.conclusion, Job.failures, Job.num_events, Job.project_id)
         .execution_options(synchronize_session=False)
     ).first()
     if row is None:
@@ -155,4 +155,5 @@ def change(
     session.execute(
         insert(Event).values(job_id=job_id, sequence=row.num_events, at=now(), type=f"job.{row.status}", data=data)
     )
+    webhooks.tell(session, row.project_id, f"job.{row.status}", job_id, status=row.status, conclusion=row.conclusion)
     return Changed(JobStatus(row.status), row.failures)

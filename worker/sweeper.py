@@ -1,5 +1,5 @@
-"""`python -m worker.sweeper`: expired leases, deadlines, bells that nobody heard, and what is to be cleared away. Any
-number of them may run."""
+"""`python -m worker.sweeper`: expired leases, deadlines, bells that nobody heard, what is to be cleared away, and
+messages to webhooks. Any number of them may run."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from collections.abc import Callable
 from functools import partial
 from itertools import cycle
 
-from store import collection, logs, sweeps, uploads, workers
+from store import collection, deliveries, logs, sweeps, uploads, workers
 from store.blobs import BlobsAway, open_blobs
 from store.database import AWAY, Database
 from store.queue import Bell
 from store.settings import Settings
 from worker import retention
+from worker.webhooks import Sender
 
 log = logging.getLogger("sweeper")
 
@@ -88,6 +89,18 @@ def expire_uploads(database: Database) -> None:
         log.info("%d uploads expired", expired)
 
 
+def clear_deliveries(database: Database) -> None:
+    with database.transaction() as session:
+        deliveries.clear(session)
+
+
+def keep_sending(sender: Sender, stop: threading.Event) -> None:
+    """In a thread of its own: no receiver, however slow, holds up the rest of a sweep."""
+    while not stop.is_set():
+        survives(sender.turn)
+    sender.close()
+
+
 def survives(work: Callable[[], object]) -> bool:
     """Do a part of a sweep; whether it went well. Whatever it meets (a database or a bucket that is away, a full disk)
     is over some time: the other parts are done all the same, and this one again at the next turn."""
@@ -112,16 +125,20 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     shards = cycle(random.sample(collection.SHARDS, len(collection.SHARDS)))  # sweepers go through them apart
+    sending = threading.Thread(target=keep_sending, args=(Sender(database, settings), stop), name="webhooks")
+    sending.start()
     while not stop.wait(settings.sweep_seconds):
         went_well = survives(partial(sweep, database, bell))
         # What makes room comes before what writes; on a full disk it alone can be done.
         survives(partial(blobs.clear_incoming, ABANDONED_SECONDS))
         survives(partial(collection.collect, database, blobs, next(shards)))
         survives(partial(drop_artifacts, database))
+        survives(partial(clear_deliveries, database))
         survives(partial(watch.look, database))
         survives(partial(expire_uploads, database))
         if went_well:
             survives((settings.data_dir / SWEPT).touch)
+    sending.join()
     bell.close()
     database.close()
 

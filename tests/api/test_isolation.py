@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 
 from api.app import create_app
 from store.database import Database
-from store.ids import new_id
+from store.ids import Prefix, new_id
 from store.keys import SCOPES, add_key
 from store.tables import Base
 
@@ -40,12 +40,16 @@ MATRIX = {
         *(f"GET /v1/jobs/{{job_id}}/{part}" for part in ("pareto", "pareto.csv", "plot.svg", "plot.png")),
         *(f"GET /v1/artifacts/{{artifact_id}}{part}" for part in ("", "/content", "/provenance")),
         *("GET /v1/uploads/{upload_id}", "HEAD /v1/uploads/{upload_id}"),
+        *(f"GET /v1/webhooks{part}" for part in ("", "/{webhook_id}", "/{webhook_id}/deliveries")),
     ],
     "write": [
         *("POST /v1/models", "POST /v1/datasets", "POST /v1/jobs"),
         *("DELETE /v1/models/{model_id}", "DELETE /v1/datasets/{dataset_id}"),
         *("DELETE /v1/jobs/{job_id}", "POST /v1/artifacts/{artifact_id}/links"),
         *("POST /v1/uploads", "PATCH /v1/uploads/{upload_id}", "DELETE /v1/uploads/{upload_id}"),
+        *("POST /v1/webhooks", "PATCH /v1/webhooks/{webhook_id}", "DELETE /v1/webhooks/{webhook_id}"),
+        *(f"POST /v1/webhooks/{{webhook_id}}/{part}" for part in ("ping", "rotate")),
+        "POST /v1/webhooks/{webhook_id}/deliveries/{delivery_id}/redeliver",
         *(f"POST /v1/jobs/{{job_id}}/{verb}" for verb in ("cancel", "pause", "resume", "retry")),
     ],
     "ops": ["GET /v1/workers", "GET /metrics"],
@@ -61,32 +65,38 @@ MATRIX = {
 HIDDEN = ("HEAD", "/v1/artifacts/{artifact_id}/content")  # an operation of its own, which the document leaves out
 KEYED = [route for route, scope in DOCUMENTED.items() if scope != OPEN] + [HIDDEN]
 WITH_ID = [(method, path) for method, path in KEYED if "{" in path]
-NEVER = {
-    "model_id": new_id("mdl"),
-    "dataset_id": new_id("ds"),
-    "job_id": new_id("job"),
-    "artifact_id": new_id("art"),
-    "upload_id": new_id("upl"),
-    "project_id": new_id("prj"),
-    "key_id": new_id("key"),
-    "trust_rule_id": new_id("tr"),
+PREFIXES: dict[str, Prefix] = {
+    "model_id": "mdl",
+    "dataset_id": "ds",
+    "job_id": "job",
+    "artifact_id": "art",
+    "upload_id": "upl",
+    "project_id": "prj",
+    "key_id": "key",
+    "trust_rule_id": "tr",
+    "webhook_id": "wh",
+    "delivery_id": "dlv",
 }
+NEVER = {name: new_id(prefix) for name, prefix in PREFIXES.items()}
 BODIES: dict[str, Any] = {"rotate": {}, "PATCH": {"name": "another"}}
 """By the last part of the path, or by the method."""
 
 
 @pytest.fixture
 def ids(client: TestClient, posted: Posted, bench: Any) -> Ids:
-    """By path parameter, of rows that are there: a running job with one round."""
+    """By path parameter, of rows that are there: a running job with one round, a webhook with one message."""
     job = posted()
     bench.store_round(bench.claim(), 0, 0.9, 0.0)
     artifacts = client.get(f"/v1/jobs/{job['id']}/artifacts").json()["data"]
+    webhook = client.post("/v1/webhooks", json={"url": "https://example.com", "events": ["job.failed"]}).json()
     return {
         "model_id": job["model"],
         "dataset_id": job["dataset"],
         "job_id": job["id"],
         "artifact_id": artifacts[0]["id"],
         "upload_id": client.post("/v1/uploads", headers={"Upload-Complete": "?0"}).json()["id"],
+        "webhook_id": webhook["id"],
+        "delivery_id": client.post(f"/v1/webhooks/{webhook['id']}/ping").json()["id"],
         "number": "0",
         "project_id": client.get("/v1/projects").json()["data"][0]["id"],
         "key_id": client.post("/v1/keys", json={"name": "k", "scopes": ["read"]}).json()["id"],
@@ -105,6 +115,8 @@ TRUST_RULE = {
 
 def request(client: TestClient, method: str, path: str, headers: dict[str, str] | None = None) -> Any:
     body = BODIES.get(path.rpartition("/")[2], BODIES.get(method))
+    if "/webhooks/" in path:
+        body = {} if method == "PATCH" else None
     return client.request(method, path, headers=headers, **({} if body is None else {"json": body}))
 
 
@@ -182,7 +194,9 @@ def test_to_its_own_project_every_one_of_these_rows_is_there(
     for method, path in sorted(WITH_ID, key=lambda route: (route[0] == "DELETE", "cancel" in route[1], route)):
         with subtests.test(method=method, path=path):
             response = request(client, method, path.format(**ids))
-            if "/uploads/" in path:
+            if "/webhooks/" in path:
+                assert response.status_code in (200, 201, 202, 204), response.text
+            elif "/uploads/" in path:
                 # PATCH is refused for what its head leaves out, once the row is found.
                 assert response.status_code == {"PATCH": 415, "GET": 200}.get(method, 204)
             elif path.endswith("/rotate"):
@@ -199,7 +213,7 @@ def test_to_its_own_project_every_one_of_these_rows_is_there(
 
 
 def test_lists_hold_the_projects_own(client: TestClient, ids: Ids, other: dict[str, str]) -> None:
-    for path in ("/v1/models", "/v1/datasets", "/v1/jobs", f"/v1/jobs?model={ids['model_id']}"):
+    for path in ("/v1/models", "/v1/datasets", "/v1/jobs", f"/v1/jobs?model={ids['model_id']}", "/v1/webhooks"):
         assert len(client.get(path).json()["data"]) == 1
         assert client.get(path, headers=other).json() == {
             "object": "list",
