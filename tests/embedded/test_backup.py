@@ -17,9 +17,8 @@ from embedded.backup import BackupError, back_up, blob_path
 from embedded.restore import REASON, restore
 from embedded.serve import lock
 from store import intake, jobs
-from store.blobs import BlobStore, StoredBlob, refer
+from store.blobs import BlobStore, StoredBlob, located, open_blobs, refer
 from store.database import Database
-from store.disk_blobs import DiskBlobs
 from store.settings import Settings
 from store.tables import Attempt, Blob, Job, Model
 
@@ -70,7 +69,7 @@ class Kept:
             session.execute(update(Blob).values(touched_at=1.0))
 
     def path(self, settings: Settings, blob: StoredBlob) -> Path:
-        return DiskBlobs(settings.blob_dir).path(blob.digest)
+        return settings.blob_dir / blob.name[:2] / blob.name
 
 
 @pytest.fixture
@@ -95,12 +94,12 @@ def test_what_is_restored_is_what_was_there(
     restore(elsewhere, tmp_path / "backup")
     assert elsewhere.secret() == secret
     assert stat.S_IMODE((elsewhere.data_dir / "secret_key").stat().st_mode) == 0o600
-    blobs = DiskBlobs(elsewhere.blob_dir)
-    assert b"".join(blobs.read(kept.artifact.digest)) == b"artifact"
-    backed_up = blob_path(tmp_path / "backup", kept.artifact.digest)
-    assert not backed_up.samefile(blobs.path(kept.artifact.digest))
-    database = Database(elsewhere.database)
+    blobs, database = open_blobs(elsewhere), Database(elsewhere.database)
     with database.reading() as session:
+        copy = located(session, kept.artifact.digest)
+        assert b"".join(blobs.read(copy)) == b"artifact"
+        backed_up = blob_path(tmp_path / "backup", kept.artifact.digest)
+        assert not backed_up.samefile(kept.path(elsewhere, copy))
         job = session.get_one(Job, kept.job.id)
         assert (job.status, job.last_position, job.failures, job.lease_until) == ("queued", 0, 0, None)
         assert session.scalars(select(Attempt.reason)).all() == [REASON]
