@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.orm import Session
 
-from store import checkpoints, counters, leases, listing, traces
+from store import checkpoints, counters, labels, leases, listing, traces
 from store.blobs import StoredBlob
 from store.database import now
 from store.ids import new_id
@@ -26,6 +26,7 @@ def submit(session: Session, **columns: Any) -> Job:
     session.flush()
     session.execute(insert(Event).values(job_id=job.id, sequence=1, at=now(), type="job.queued", data={}))
     session.refresh(job)
+    labels.write(session, job)
     return job
 
 
