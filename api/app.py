@@ -23,6 +23,7 @@ from api.routes import (
     catalogue,
     datasets,
     health,
+    job_progress,
     jobs,
     links,
     metrics,
@@ -59,7 +60,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         with opened(settings) as app.state.services:
-            yield
+            async with app.state.services.waiting.running():
+                yield
 
     app = FastAPIOffline(
         title="Espalier",
@@ -92,9 +94,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 def _v1() -> APIRouter:
     """All that needs a key."""
     v1 = APIRouter(responses=documented(*EVERYWHERE), dependencies=[auth.DOCUMENTED])
-    for resource in (uploads, models, datasets, jobs, rounds, pareto, plots, reports, artifacts, links, provenance):
+    for resource in (uploads, models, datasets, jobs, job_progress, rounds, pareto, plots, reports, artifacts):
         v1.include_router(resource.router)
-    for resource in (catalogue, workers):
+    for resource in (links, provenance, catalogue, workers):
         v1.include_router(resource.router)
     return v1
 

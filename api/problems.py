@@ -35,6 +35,7 @@ Code = Literal[
     "invalid_transition",
     "not_ready",
     "in_use",
+    "idempotency_in_progress",
     "link_expired",
     "mismatching_upload_offset",
     "superseded",
@@ -51,6 +52,7 @@ Code = Literal[
     "invalid_reference",
     "dataset_mismatch",
     "recipe_refused",
+    "idempotency_mismatch",
     "too_many_uploads",
     "internal_error",
     "unavailable",
@@ -75,6 +77,7 @@ PROBLEMS: dict[Code, Kind] = {
     "invalid_transition": Kind(409, "The job's status does not allow this; `allowed` lists what it does"),
     "not_ready": Kind(409, "The model or dataset is still being validated", retryable=True),
     "in_use": Kind(409, "A job refers to it"),
+    "idempotency_in_progress": Kind(409, "The first request with this key is not answered yet", retryable=True),
     "link_expired": Kind(410, "The link has expired"),
     "mismatching_upload_offset": Kind(409, "The content begins at another byte than the upload waits for"),
     "superseded": Kind(409, "A later request took the upload over, or it was deleted meanwhile"),
@@ -91,6 +94,7 @@ PROBLEMS: dict[Code, Kind] = {
     "invalid_reference": Kind(422, "The model or dataset was found invalid"),
     "dataset_mismatch": Kind(422, "The dataset does not fit the model"),
     "recipe_refused": Kind(422, "The recipe cannot do on this model and dataset what it asks for"),
+    "idempotency_mismatch": Kind(422, "The key came before, with another request"),
     "too_many_uploads": Kind(429, "The project has too many uploads that are not complete", retryable=True),
     "internal_error": Kind(500, "The service failed; its log names this request_id"),
     "unavailable": Kind(503, "A part of the service does not answer", retryable=True),
@@ -165,6 +169,9 @@ def problem_response(request: Request, problem: Problem) -> Response:
 
 EVERYWHERE: tuple[Code, ...] = ("unauthorized", "invalid_request", "internal_error", "unavailable")
 """What every route of a project can answer with."""
+
+JSON_BODY: tuple[Code, ...] = ("invalid_json", "too_large", "unsupported_media_type")
+"""And one that takes JSON."""
 
 
 def documented(*codes: Code) -> dict[int | str, dict[str, Any]]:

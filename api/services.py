@@ -11,6 +11,7 @@ from fastapi import Depends, Request
 
 from api.hashes import Hashes
 from api.underway import Underway
+from api.waiting import Waiting
 from store.blobs import BlobStore, open_blobs
 from store.database import Database
 from store.queue import Bell
@@ -23,13 +24,15 @@ class Services:
     database: Database
     blobs: BlobStore
     bell: Bell
+    waiting: Waiting
     hashes: Hashes = field(default_factory=Hashes)
     underway: Underway = field(default_factory=Underway)
 
 
 @contextmanager
 def opened(settings: Settings) -> Iterator[Services]:
-    services = Services(settings, Database(settings.database), open_blobs(settings), Bell(settings.broker_url))
+    database = Database(settings.database)
+    services = Services(settings, database, open_blobs(settings), Bell(settings.broker_url), Waiting(database))
     try:
         yield services
     finally:
