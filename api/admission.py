@@ -130,7 +130,7 @@ def _check_training(recipe: Recipe, train: Report, has_validation: bool) -> None
                 "add validation.inputs and validation.targets",
                 param="/dataset",
             )
-        num_examples -= (num_examples + 4) // 10  # as `pruning.data.with_validation` takes them
+        num_examples -= _held_out(num_examples)
     training = recipe.training
     if training.batch_size > num_examples:
         # Every step would silently see fewer examples than the recipe, and whoever compares it, says.
@@ -168,6 +168,18 @@ def _check_training(recipe: Recipe, train: Report, has_validation: bool) -> None
                 f"lists {len(values)} values, but the first axis of an example has {train['input_shape'][0]}; "
                 "give one value for each, or a single number",
             )
+
+
+def _held_out(num_examples: int) -> int:
+    """As `pruning.data.with_validation` takes them."""
+    return (num_examples + 4) // 10
+
+
+def num_training_examples(dataset: Dataset) -> int:
+    """Of a ready dataset, without what is held out where it has no validation split."""
+    splits = (dataset.report or {})["splits"]
+    num_examples: int = splits["train"]["num_examples"]
+    return num_examples - (0 if "validation" in splits else _held_out(num_examples))
 
 
 def _plan(model_report: Report, recipe: Recipe) -> list[PlannedRound]:

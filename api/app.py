@@ -32,6 +32,7 @@ from api.routes import (
     catalogue,
     datasets,
     health,
+    job_progress,
     jobs,
     keys,
     links,
@@ -74,7 +75,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         with opened(settings) as app.state.services:
-            yield
+            async with app.state.services.waiting.running():
+                yield
 
     app = FastAPIOffline(
         title="Espalier",
@@ -110,9 +112,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 def _v1() -> APIRouter:
     """All that needs a key."""
     v1 = APIRouter(responses=documented(*EVERYWHERE), dependencies=[auth.DOCUMENTED])
-    for resource in (uploads, models, datasets, jobs, rounds, pareto, plots, reports, artifacts, links, provenance):
+    for resource in (uploads, models, datasets, jobs, job_progress, rounds, pareto, plots, reports, artifacts):
         v1.include_router(resource.router)
-    for resource in (catalogue, workers, projects, keys, trust_rules, audit, webhooks):
+    for resource in (links, provenance, catalogue, workers, projects, keys, trust_rules, audit, webhooks):
         v1.include_router(resource.router)
     return v1
 

@@ -12,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from api.bodies import JsonRequest, require_json
+from api.idempotency import done_once
 from api.problems import Problem
 from api.rate_limits import Standing
 from api.services import Services, services_of
@@ -55,7 +56,8 @@ class KeyedRoute(APIRoute):
                 raise insufficient_scope(scope)
             if self.body_field is not None:
                 require_json(request, optional=not self.body_field.field_info.is_required())
-            return await handle(JsonRequest(request.scope, request.receive))
+            read_strictly = JsonRequest(request.scope, request.receive)
+            return await done_once(self, read_strictly, caller.project_id, handle)
 
         return handle_keyed
 

@@ -142,17 +142,45 @@ class PlannedRoundDocument(BaseModel):
     num_remaining: int = Field(description="weights or units, as the granularity is")
 
 
+class EstimateDocument(BaseModel):
+    """Of the job's own work, once a worker has it; the queue is not in it."""
+
+    seconds: float | None = Field(
+        description="as such jobs went here: where a floor or patience may end it, by how far those came. null where "
+        "nothing was measured on this pool"
+    )
+    seconds_of_all_rounds: float | None = Field(description="if nothing ends it before its last planned round")
+    basis: Literal["measured", "scaled", "unknown"] = Field(
+        description="measured: from rounds of this architecture and batch size on this pool; scaled: by multiply-adds "
+        "from what was measured of others there, and may be wrong by a factor of several; unknown: nothing was measured"
+    )
+    memory_bytes: int = Field(description="of the training process, from sizes; activations are not counted")
+    artifact_bytes: int = Field(
+        description="that its rounds store if all are kept, before what they share is taken out"
+    )
+
+
 class PlanDocument(BaseModel):
     """What `validate_only` answers: the job as it would be, nothing stored."""
 
     object: Literal["plan"] = "plan"
     model: str
     dataset: str
-    recipe: Json
+    recipe: Json = Field(description="in full: what was left out is filled in")
     gates: list[Json]
     select: str
+    artifacts: list[str]
     pool: str
+    priority: int
+    max_failures: int
+    queue_timeout_seconds: float | None
+    deadline_seconds: float | None
+    keep_rounds: str
+    expires_in_seconds: float | None
+    cache: str
+    metadata: dict[str, str]
     rounds: list[PlannedRoundDocument] = Field(description="if no accuracy floor ends the job before")
+    estimate: EstimateDocument
 
 
 class EventDocument(BaseModel):

@@ -60,7 +60,8 @@ class Observed:
             outcome = "disconnected"
             raise
         finally:
-            seconds = time.monotonic() - began_at
+            # A client that asked to wait was not kept waiting by the service.
+            seconds = time.monotonic() - began_at - scope.get("state", {}).get("waited_seconds", 0.0)
             method = scope["method"] if scope["method"] in METHODS else "other"
             route = route_of(scope)
             self.metrics.observe(method, route, outcome, seconds)

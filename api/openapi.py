@@ -7,7 +7,8 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from api.problems import PROBLEMS, ProblemDocument
+from api.idempotency import HEADER, REPLAYED
+from api.problems import PROBLEMS, ProblemDocument, documented
 
 _REF = "#/components/schemas/{model}"
 _FILLED_IN = (
@@ -59,5 +60,35 @@ def openapi_of(app: FastAPI) -> dict[str, Any]:
             if schemas[name].pop("required", None):
                 about = schemas[name].get("description", "")
                 schemas[name]["description"] = f"{about}\n\nThe strategy fills in what is left out.".strip()
+        _document_keys(document)
         app.openapi_schema = document
     return app.openapi_schema
+
+
+_KEY_PARAMETER = {
+    "name": HEADER,
+    "in": "header",
+    "required": False,
+    "description": "1 to 255 printable ASCII characters, such as a UUID: a request that is sent again with its key is "
+    "done once and answered the same, for 24 hours",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
+}
+_REPLAYED_HEADER = {"description": "true: what was answered to this key before", "schema": {"type": "string"}}
+
+
+def _document_keys(document: dict[str, Any]) -> None:
+    """`api.idempotency` is around every route of a project, so no route says it for itself."""
+    for path, item in document["paths"].items():
+        operation = item.get("post")
+        if operation is None or not path.startswith("/v1/") or "security" not in operation:
+            continue
+        operation.setdefault("parameters", []).append(_KEY_PARAMETER)
+        answers = operation["responses"]
+        for status, answer in answers.items():
+            if status.startswith("2"):
+                answer.setdefault("headers", {})[REPLAYED] = _REPLAYED_HEADER
+        for status, told in documented("idempotency_in_progress", "idempotency_mismatch").items():
+            if str(status) in answers:
+                answers[str(status)]["description"] += "\n\n" + told["description"]
+            else:
+                answers[str(status)] = told

@@ -30,6 +30,7 @@ _NO_NUL = r"^[^\x00]*$"  # PostgreSQL stores no NUL in a text
 Reference = Annotated[str, StringConstraints(pattern=r"^[a-z]{2,4}_[0-9a-z]{1,32}$")]
 PoolName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,59}$"), AfterValidator(_not_intake)]
 Seconds = Annotated[float, Field(gt=0, le=_YEAR_SECONDS)]
+Priority = Annotated[int, Field(ge=-100, le=100)]
 MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=_NO_NUL)]
 MetadataValue = Annotated[str, StringConstraints(max_length=512, pattern=_NO_NUL)]
 
@@ -55,7 +56,7 @@ class JobRequest(BaseModel):
     )
     select: Select = Field("smallest_passing", description="which round the job returns")
     pool: PoolName | None = Field(None, description="the workers that may take it; null: the service's default pool")
-    priority: int = Field(0, ge=-100, le=100, description="higher goes first")
+    priority: Priority = Field(0, description="higher goes first")
     queue_timeout_seconds: Seconds | None = Field(None, description="fails when it waited this long; null: waits")
     deadline_seconds: Seconds | None = Field(None, description="fails this long after it was made; null: never")
     max_failures: int = Field(3, ge=1, le=100, description="lost workers in a row, with no round stored between")
@@ -118,3 +119,14 @@ class JobRequest(BaseModel):
                     ),
                 )
         return gates
+
+
+class JobChange(BaseModel):
+    """What of a job can be changed; what is left out stays."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    metadata: dict[MetadataKey, MetadataValue | None] | None = Field(
+        None, max_length=32, description="merged into the job's labels; null takes a key out"
+    )
+    priority: Priority | None = Field(None, description="higher goes first, while the job is queued")

@@ -13,6 +13,7 @@ from api.hashes import Hashes
 from api.issuers import Issuers
 from api.rate_limits import Rates
 from api.underway import Underway
+from api.waiting import Waiting
 from store.blobs import BlobStore, open_blobs
 from store.database import Database
 from store.queue import Bell
@@ -28,6 +29,7 @@ class Services:
     database: Database
     blobs: BlobStore
     bell: Bell
+    waiting: Waiting
     rates: Rates | None
     """Of the keys; None: they may ask as often as they like."""
     issuers: Issuers
@@ -39,11 +41,13 @@ class Services:
 
 @contextmanager
 def opened(settings: Settings) -> Iterator[Services]:
+    database = Database(settings.database)
     services = Services(
         settings,
-        Database(settings.database),
+        database,
         open_blobs(settings),
         Bell(settings.broker_url),
+        Waiting(database),
         Rates(settings.rate_limit, settings.broker_url) if settings.rate_limit else None,
         Issuers(settings.oidc_addresses),
         Rates(EXCHANGES, None),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import random
 import socket
 import threading
@@ -65,8 +64,10 @@ class Load:
 
     @property
     def keys_count(self) -> bool:
-        """Whether the service says that it knows Idempotency-Key."""
-        return "Idempotency-Key" in json.dumps(self.read("/openapi.json"))
+        """Whether the service says that a job is posted once for each Idempotency-Key."""
+        document = self._until_answered("GET", "/openapi.json") or {}
+        post = document.get("paths", {}).get("/v1/jobs", {}).get("post", {})
+        return any(parameter["name"] == "Idempotency-Key" for parameter in post.get("parameters", []))
 
     def start(self) -> None:
         self._thread.start()
@@ -111,7 +112,8 @@ class Load:
     def _upload(self, number: int) -> None:
         content = digits_npz(500 + number)
         params = {"name": f"upload-{number}", "format": "npz"}
-        made = self._until_answered("POST", "/v1/datasets", params=params, content=content)
+        headers = {"Idempotency-Key": f"upload-{number}"}
+        made = self._until_answered("POST", "/v1/datasets", params=params, content=content, headers=headers)
         if made is not None:
             self.uploaded[made["id"]] = made["sha256"]
 
@@ -127,7 +129,7 @@ class Load:
                     answer: dict[str, Any] = response.json()
                     return answer
                 self.figures[_told(response)] += 1
-                if response.status_code <= 500 and response.status_code not in (408, 429):
+                if response.status_code <= 500 and not _is_to_come_back(response):
                     self.errors.append(f"{method} {path}: {response.status_code} {response.text[:300]}")
                     return None
             time.sleep(PAUSE_SECONDS)
@@ -190,6 +192,12 @@ class Load:
         except OSError:
             return False
         return True
+
+
+def _is_to_come_back(response: httpx.Response) -> bool:
+    """Such as a post whose first sending is not answered yet."""
+    in_progress = _told(response) == "409 idempotency_in_progress"
+    return in_progress or response.status_code in (408, 429)
 
 
 def _told(response: httpx.Response) -> str:

@@ -16,6 +16,7 @@ from pruning.formats.errors import FormatError
 from pruning.graph import Layer, UntraceableError, canonical_names, find_layers, output_layers, trace_with_shapes
 from pruning.inputs import input_dtype, noise, takes_whole_numbers
 from pruning.randomness import generator, global_stream
+from pruning.reports import macs
 from pruning.unit_blocks import least_units
 from pruning.unit_flow import find_units
 
@@ -31,9 +32,10 @@ def inspect_model(module: nn.Module, input_shape: Sequence[int]) -> dict[str, An
         input_shape: of one example. A module's `input_dtype`, if it has one, is that of its examples.
 
     Returns:
-        num_parameters (prunable weights), num_parameters_total (with biases and all), num_prunable (layers), layers,
-        others, input_shape, input_dtype, output_layer (a path), output_shape (of one example's outputs), num_outputs
-        (its last number), smoke_test (what was tried, and its loss). A layer has name, type, shape (of its weight),
+        num_parameters (prunable weights), num_parameters_total (with biases and all), macs (multiply-adds of one
+        example), num_prunable (layers), layers, others, input_shape, input_dtype, output_layer (a path), output_shape
+        (of one example's outputs), num_outputs (its last number), smoke_test (what was tried, and its loss). A layer
+        has name, type, shape (of its weight),
         num_weights, num_units, least_units (that always stay: more than one at grouped convolutions), prunable (the
         granularities), reason (why not by every one, else None), is_output, and group: the layer under whose name its
         units are pruned and counted, None where they are not prunable. `others` are the parameters that are never
@@ -66,7 +68,16 @@ def inspect_model(module: nn.Module, input_shape: Sequence[int]) -> dict[str, An
         "input_dtype": str(input_dtype(module)).removeprefix("torch."),
         "output_layer": next(iter(output_layers(graph_module)), None),
         **smoke_test(module, input_shape),
+        "macs": _macs(module, input_shape),
     }
+
+
+def _macs(module: nn.Module, input_shape: Sequence[int]) -> int:
+    """Of one example: every round counts them the same way, and a network that fails here would fail there."""
+    try:
+        return macs(module, input_shape, {})["dense"]
+    except Exception as error:  # whatever the model's own operations raise
+        raise FormatError("model", f"fails on a batch of 1: {error}") from error
 
 
 def _check_input_dtype(module: nn.Module) -> None:

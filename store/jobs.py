@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.orm import Session
 
-from store import audit, checkpoints, counters, leases, listing, traces, webhooks
+from store import audit, checkpoints, counters, labels, leases, listing, traces, webhooks
 from store.blobs import StoredBlob
 from store.database import now
 from store.ids import new_id
@@ -27,6 +27,7 @@ def submit(session: Session, **columns: Any) -> Job:
     session.execute(insert(Event).values(job_id=job.id, sequence=1, at=now(), type="job.queued", data={}))
     webhooks.tell(session, job.project_id, "job.queued", job.id, status="queued", conclusion=None)
     session.refresh(job)
+    labels.write(session, job)
     audit.record(session, "job.create", job.id, project_id=job.project_id)
     return job
 

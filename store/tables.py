@@ -10,6 +10,7 @@ from sqlalchemy import (
     Index,
     PrimaryKeyConstraint,
     String,
+    Text,
     UniqueConstraint,
 )
 from sqlalchemy.orm import Mapped, mapped_column
@@ -201,6 +202,7 @@ class Job(Leased, Base):
     __tablename__ = "jobs"
     __table_args__ = (
         Index(None, "project_id", "id"),
+        Index(None, "project_id", "created_at"),
         Index("ix_jobs_claim", "pool", "status", "priority", "id"),
         Index("ix_jobs_leases", "status", "lease_until"),
         Index(None, "sweep_at"),
@@ -399,3 +401,68 @@ class Delivery(Base):
     next_attempt_at: Mapped[float | None]
     """Null where it has ended. While somebody sends it, the end of the lease: should the sender die, it is due then."""
     created_at: Mapped[float]
+
+
+class JobLabel(Base):
+    """One entry of a job's metadata, to find the job by; `options` hold them all as they are shown."""
+
+    __tablename__ = "job_labels"
+    __table_args__ = (
+        PrimaryKeyConstraint("job_id", "key"),
+        Index("ix_job_labels_value", "project_id", "key", "value", "job_id"),
+    )
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    project_id: Mapped[str] = mapped_column(String(40))
+    key: Mapped[str] = mapped_column(String(64))
+    value: Mapped[str] = mapped_column(String(512))
+
+
+class IdempotencyKey(Base):
+    """A request that is not done twice, and what it was answered: `store.idempotency`."""
+
+    __tablename__ = "idempotency_keys"
+    __table_args__ = (PrimaryKeyConstraint("project_id", "route", "key"), Index(None, "expires_at"))
+
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
+    route: Mapped[str] = mapped_column(String(200))
+    key: Mapped[str] = mapped_column(String(255))
+    fingerprint: Mapped[str] = mapped_column(String(64))
+    """sha256 of what was asked for, a streamed body aside."""
+    content_digest: Mapped[str | None] = mapped_column(String(64), default=None)
+    """sha256 of a streamed body, once it has come whole."""
+    holder: Mapped[str] = mapped_column(String(40))
+    """The request that does the work: the fencing token of a reservation."""
+    status: Mapped[int | None] = mapped_column(default=None)
+    """Of the answer; null: the work goes on."""
+    headers: Mapped[dict[str, Any] | None] = mapped_column(default=None)
+    body: Mapped[str | None] = mapped_column(Text, default=None)
+    expires_at: Mapped[float]
+    """Of the answer; or of the reservation, which its holder renews while it works."""
+
+
+class StepTime(Base):
+    """How long a network takes to train on a pool, as finished rounds have shown: `store.step_times`."""
+
+    __tablename__ = "step_times"
+    __table_args__ = (PrimaryKeyConstraint("pool", "architecture", "batch_size"),)
+
+    pool: Mapped[str] = mapped_column(String(60))
+    architecture: Mapped[str] = mapped_column(String(64))
+    """sha256 of its layers: networks that differ in their weights alone are one."""
+    batch_size: Mapped[int]
+    macs: Mapped[int | None] = mapped_column(default=None)
+    """Of one example through the dense network."""
+    seconds_per_step: Mapped[float]
+    """An exponential mean, as the next three."""
+    seconds_per_entry: Mapped[float]
+    """Of an entry, beside its steps: pruning, evaluating, storing."""
+    seconds_to_start: Mapped[float]
+    """Of an attempt, before its first entry begins."""
+    seconds_to_end: Mapped[float] = mapped_column(default=0.0)
+    """Of a job, behind its last entry: its exports."""
+    fraction_made: Mapped[float | None] = mapped_column(default=None)
+    """Of the planned entries, by jobs that a floor or patience may end before; null: there was none yet."""
+    num_measured: Mapped[int]
+    """Entries."""
+    measured_at: Mapped[float]

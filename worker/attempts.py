@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from pruning.recipe import Recipe
 from pruning.selection import Gate, RoundRecord, Select, last_passing, select_round
-from store import counters, intake, jobs
+from store import counters, intake, jobs, step_times
 from store.blobs import BlobStore, StoredBlob, refer
 from store.settings import Settings
 from store.tables import Dataset, Job, Model, Round
@@ -64,7 +64,8 @@ class JobAttempt:
         self.checkpoints = Checkpoints(job, lease, folder, blobs, settings.checkpoint_seconds)
         self._has_started = False
         self._exported: set[str] = set()
-        self._began_at = time.monotonic()
+        self._began_at = self._entry_began_at = time.monotonic()
+        self._is_first = True
         self._spans = RoundSpans()
 
     def order(self) -> dict[str, Any]:
@@ -185,6 +186,8 @@ class JobAttempt:
         return {a.kind: a.blob_digest for a in artifacts if a.kind in ("model", "masks", "ticket", "optimizer")}
 
     def _store_round(self, done: RoundDone) -> None:
+        ended_at = time.monotonic()
+
         def record(blobs: dict[str, StoredBlob], session: Session) -> None:
             for blob in sorted(blobs.values(), key=lambda blob: blob.digest):
                 refer(session, blob)  # in one order, so that two jobs with files in common never wait for each other
@@ -198,11 +201,14 @@ class JobAttempt:
                 artifacts=[jobs.NewArtifact(kind, *FORMATS[kind], blob) for kind, blob in blobs.items()],
                 lease_seconds=self.lease.seconds,
             )
-            spent_seconds = time.monotonic() - self._began_at
-            counters.count_round(session, self.job.pool, done.report.seconds, at_most=spent_seconds)
+            counters.count_round(session, self.job.pool, done.report.seconds, at_most=ended_at - self._began_at)
+            step_times.record(
+                session, self.job, done.report.model_dump(), ended_at - self._entry_began_at, self._is_first
+            )
 
         files = {kind: name for kind, name in done.files.items() if kind in FORMATS and kind not in EXPORTS}
         store_files(self.lease, self.folder, self.blobs, files, record)
+        self._entry_began_at, self._is_first = ended_at, False  # storing is a part of what the next one takes
         for name in files.values():
             self.folder.discard(name)
 
@@ -227,6 +233,8 @@ class JobAttempt:
     def _complete(self, session: Session) -> None:
         selected, passed = self._select([record_of(row) for row in jobs.stored_rounds(session, self.job.id)])
         jobs.complete(session, self.job.id, self.job.attempt, selected.position, passed)
+        if not self._is_first:
+            step_times.record_end(session, self.job, time.monotonic() - self._entry_began_at)
 
 
 class IntakeAttempt:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from itertools import cycle
 
-from store import collection, deliveries, logs, sweeps, uploads, workers
+from store import collection, deliveries, idempotency, logs, sweeps, uploads, workers
 from store.blobs import BlobsAway, open_blobs
 from store.database import AWAY, Database
 from store.queue import Bell
@@ -82,6 +82,11 @@ def drop_artifacts(database: Database) -> None:
         log.info("%d artifacts dropped", dropped)
 
 
+def expire_keys(database: Database) -> None:
+    with database.transaction() as session:
+        idempotency.expire(session)
+
+
 def expire_uploads(database: Database) -> None:
     with database.transaction() as session:
         expired = uploads.expire(session)
@@ -134,6 +139,7 @@ def main() -> None:
         survives(partial(collection.collect, database, blobs, next(shards)))
         survives(partial(drop_artifacts, database))
         survives(partial(clear_deliveries, database))
+        survives(partial(expire_keys, database))
         survives(partial(watch.look, database))
         survives(partial(expire_uploads, database))
         if went_well:

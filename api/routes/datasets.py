@@ -12,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from api.auth import KeyedRoute, ProjectId
 from api.documents import DatasetDocument
 from api.heads import DATASET_FORMATS, check_dataset_format, look_at_dataset
+from api.idempotency import Once, OnceOnly
 from api.pages import After, Limit, Page, RowId, found
 from api.problems import EVERYWHERE, Problem, documented
 from api.routes.models import Name, UploadId
@@ -47,6 +48,7 @@ async def create_dataset(
     response: Response,
     services: Here,
     project_id: ProjectId,
+    once: OnceOnly,
     format: Format,
     name: Name = "dataset",
     upload: UploadId = None,
@@ -58,13 +60,13 @@ async def create_dataset(
     """
     check_dataset_format(format)
     blob = await received_or_uploaded(request, services, project_id, upload, partial(look_at_dataset, format))
-    created = await run_in_threadpool(_create, services, project_id, name, format, blob, upload)
+    created = await run_in_threadpool(_create, services, project_id, name, format, blob, upload, once)
     response.headers["Location"] = f"/v1/datasets/{created.id}"
     return created
 
 
 def _create(
-    services: Services, project_id: str, name: str, format: str, blob: StoredBlob, upload: str | None
+    services: Services, project_id: str, name: str, format: str, blob: StoredBlob, upload: str | None, once: Once
 ) -> DatasetDocument:
     with referring(services, blob), services.database.transaction() as session:
         if upload is not None:
@@ -72,6 +74,7 @@ def _create(
         dataset = intake.add_dataset(session, project_id=project_id, name=name, format=format, blob=blob)
         quotas.check(session, project_id, services.settings)
         created = _document(dataset, blob.size_bytes)
+        once.keep(session, created, 201, f"/v1/datasets/{created.id}", None if upload else blob.digest)
     services.bell.ring(INTAKE)
     return created
 

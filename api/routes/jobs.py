@@ -1,26 +1,25 @@
-"""Jobs: made, listed, read, canceled, paused, resumed, retried; and what happened to them."""
+"""Jobs: made, listed, changed, deleted, canceled, paused, resumed, retried."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
-from fastapi import APIRouter, Query, Request, Response
-from sqlalchemy import ColumnElement
+from fastapi import APIRouter, Query, Response
 from starlette.responses import JSONResponse
 
-from api.admission import Admitted, admit
+from api.admission import admit
 from api.auth import KeyedRoute, ProjectId
-from api.conditional import is_current
-from api.documents import EventDocument, JobDocument, PlanDocument, PlannedRoundDocument
-from api.heads import PROGRAM
+from api.documents import JobDocument, PlanDocument
+from api.idempotency import Once, OnceOnly, in_one_transaction
 from api.job_documents import job_documents
-from api.pages import After, Limit, Page, RowId, found, missing
-from api.problems import EVERYWHERE, Problem, documented
-from api.schemas import REDUCED, JobRequest, Reference
+from api.job_filters import METADATA_PARAMETER, JobFilters
+from api.pages import After, Limit, Page, RowId, missing
+from api.plans import columns, plan_document
+from api.problems import EVERYWHERE, JSON_BODY, Problem, documented
+from api.schemas import JobChange, JobRequest
 from api.services import Here, Services
-from store import audit, jobs, listing, quotas, retention, retries, traces
-from store.settings import Settings
-from store.tables import Job, JobStatus, Model
+from store import audit, jobs, labels, listing, quotas, retention, retries
+from store.tables import Job, JobStatus
 from store.transitions import InvalidTransition, Trigger
 
 router = APIRouter(tags=["jobs"], route_class=KeyedRoute)
@@ -46,112 +45,59 @@ ValidateOnly = Annotated[bool, Query(description="check, fill in and plan; store
     )
     | {200: {"model": PlanDocument, "description": "`validate_only`: what would be done"}},
 )
+@in_one_transaction
 def create_job(
     given: JobRequest,
     response: Response,
     services: Here,
     project_id: ProjectId,
+    once: OnceOnly,
     validate_only: ValidateOnly = False,
 ) -> JobDocument | Response:
     """Prune a ready model on a ready dataset. What can be known to be wrong is refused here, before any training."""
     pool = given.pool or services.settings.default_pool
     if validate_only:
         with services.database.reading() as session:
-            admitted = admit(session, project_id, given)
-        return JSONResponse(_plan(given, admitted, pool).model_dump(mode="json"))
+            planned = plan_document(session, given, admit(session, project_id, given), services.settings)
+        return JSONResponse(planned.model_dump(mode="json"))
     with services.database.transaction() as session:
+        if (before := once.before(session)) is not None:
+            return before
         admitted = admit(session, project_id, given, lock="refer")
-        job = jobs.submit(session, project_id=project_id, **_columns(given, admitted, services.settings))
+        job = jobs.submit(session, project_id=project_id, **columns(given, admitted, services.settings))
         quotas.check(session, project_id, services.settings, has_new_job=True)
         [created] = job_documents(session, [job])
+        location = f"/v1/jobs/{created.id}"
+        once.keep(session, created, 201, location)
     services.bell.ring(pool)
-    response.headers["Location"] = f"/v1/jobs/{created.id}"
+    response.headers["Location"] = location
     return created
 
 
-def _columns(given: JobRequest, admitted: Admitted, settings: Settings) -> dict[str, Any]:
-    retention_seconds = settings.retention_days and settings.retention_days * 24 * 3600
-    return {
-        "model_id": admitted.model.id,
-        "dataset_id": admitted.dataset.id,
-        "recipe": given.recipe.to_json(),
-        "gates": [gate.model_dump() for gate in given.gates],
-        "select": given.select,
-        "artifacts": list(dict.fromkeys(given.artifacts or _default_artifacts(given, admitted.model))),
-        "pool": given.pool or settings.default_pool,
-        "priority": given.priority,
-        "max_failures": given.max_failures,
-        "queue_timeout_seconds": given.queue_timeout_seconds,
-        "deadline_seconds": given.deadline_seconds,
-        "keep_rounds": given.keep_rounds,
-        "expires_in_seconds": given.expires_in_seconds or retention_seconds,
-        "options": {"cache": given.cache, "metadata": given.metadata},
-        "planned_rounds": admitted.planned[-1].number,
-        "traceparent": traces.current(),
-    }
-
-
-def _default_artifacts(given: JobRequest, model: Model) -> list[str]:
-    """A network that came as a program goes back as one; what is cut out of a named one has no other form."""
-    kinds = ["model", "masks", "ticket"] + ["program"] * (model.format == PROGRAM)
-    return kinds + list(REDUCED) * (given.recipe.materialize is not None)
-
-
-def _plan(given: JobRequest, admitted: Admitted, pool: str) -> PlanDocument:
-    return PlanDocument(
-        model=admitted.model.id,
-        dataset=admitted.dataset.id,
-        recipe=given.recipe.to_json(),
-        gates=[gate.model_dump() for gate in given.gates],
-        select=given.select,
-        pool=pool,
-        rounds=[
-            PlannedRoundDocument(
-                number=planned.number, sparsity=planned.sparsity, num_remaining=sum(planned.remaining.values())
-            )
-            for planned in admitted.planned
-        ],
-    )
-
-
-@router.get("/jobs")
+@router.get("/jobs", openapi_extra=METADATA_PARAMETER)
 def list_jobs(
-    services: Here,
-    project_id: ProjectId,
-    limit: Limit = 20,
-    after: After = None,
-    status: Annotated[list[JobStatus] | None, Query(description="may be given several times")] = None,
-    model: Annotated[Reference | None, Query()] = None,
+    services: Here, project_id: ProjectId, filters: JobFilters, limit: Limit = 20, after: After = None
 ) -> Page[JobDocument]:
-    conditions: list[ColumnElement[bool]] = []
-    if status:
-        conditions.append(Job.status.in_(status))
-    if model:
-        conditions.append(Job.model_id == model)
+    """Newest first; those that meet all of the filters."""
     with services.database.reading() as session:
-        rows, has_more = listing.page(session, Job, project_id, after, limit, *conditions)
+        rows, has_more = listing.page(session, Job, project_id, after, limit, *filters)
         data = job_documents(session, rows)
     return Page(data=data, has_more=has_more, next_cursor=rows[-1].id if has_more else None)
 
 
-@router.get(
-    "/jobs/{job_id}",
-    response_model=JobDocument,
-    responses=documented(*EVERYWHERE, "not_found")
-    | {304: {"description": "nothing has changed since `If-None-Match`"}},
-)
-def get_job(
-    request: Request, response: Response, services: Here, project_id: ProjectId, job_id: RowId
-) -> JobDocument | Response:
-    """Polling is cheap: send the last `ETag` as `If-None-Match`. The ETag stands for the job itself; `eta_seconds`
-    and `queue_position` are those of the moment."""
-    with services.database.reading() as session:
-        job = found(session, Job, project_id, job_id)
-        etag = f'"r{job.version}"'
-        if is_current(request, etag):
-            return Response(status_code=304, headers={"ETag": etag})
-        [document] = job_documents(session, [job])
-    response.headers["ETag"] = etag
+@router.patch("/jobs/{job_id}", responses=documented(*EVERYWHERE, *JSON_BODY, "not_found", "invalid_transition"))
+def change_job(given: JobChange, services: Here, project_id: ProjectId, job_id: RowId) -> JobDocument:
+    """Labels at any time; the priority until the job has ended, and it matters while the job is queued."""
+    try:
+        with services.database.transaction() as session:
+            job = labels.change_job(session, project_id, job_id, given.metadata, given.priority)
+            if job is None:
+                raise missing(job_id)
+            [document] = job_documents(session, [job])
+    except labels.TooManyLabels as error:
+        raise Problem("invalid_request", str(error), param="/metadata") from error
+    except InvalidTransition as error:
+        raise Problem("invalid_transition", str(error), param="/priority", allowed=error.allowed) from error
     return document
 
 
@@ -168,31 +114,49 @@ def delete_job(services: Here, project_id: ProjectId, job_id: RowId) -> None:
         raise Problem("invalid_transition", str(error), allowed=allowed) from error
 
 
-@router.post("/jobs/{job_id}/cancel", responses=documented(*EVERYWHERE, "not_found", "invalid_transition"))
-def cancel_job(services: Here, project_id: ProjectId, job_id: RowId) -> JobDocument:
+@router.post(
+    "/jobs/{job_id}/cancel",
+    response_model=JobDocument,
+    responses=documented(*EVERYWHERE, "not_found", "invalid_transition"),
+)
+@in_one_transaction
+def cancel_job(services: Here, project_id: ProjectId, job_id: RowId, once: OnceOnly) -> JobDocument | Response:
     """Completed rounds are kept. A running job stops shortly after. Safe to repeat."""
-    return _order(services, project_id, job_id, Trigger.CANCEL)
+    return _order(services, project_id, job_id, Trigger.CANCEL, once)
 
 
-@router.post("/jobs/{job_id}/pause", responses=documented(*EVERYWHERE, "not_found", "invalid_transition"))
-def pause_job(services: Here, project_id: ProjectId, job_id: RowId) -> JobDocument:
+@router.post(
+    "/jobs/{job_id}/pause",
+    response_model=JobDocument,
+    responses=documented(*EVERYWHERE, "not_found", "invalid_transition"),
+)
+@in_one_transaction
+def pause_job(services: Here, project_id: ProjectId, job_id: RowId, once: OnceOnly) -> JobDocument | Response:
     """Goes on from its last stored round when it is resumed. Safe to repeat."""
-    return _order(services, project_id, job_id, Trigger.PAUSE)
+    return _order(services, project_id, job_id, Trigger.PAUSE, once)
 
 
-@router.post("/jobs/{job_id}/resume", responses=documented(*EVERYWHERE, "not_found", "invalid_transition"))
-def resume_job(services: Here, project_id: ProjectId, job_id: RowId) -> JobDocument:
+@router.post(
+    "/jobs/{job_id}/resume",
+    response_model=JobDocument,
+    responses=documented(*EVERYWHERE, "not_found", "invalid_transition"),
+)
+@in_one_transaction
+def resume_job(services: Here, project_id: ProjectId, job_id: RowId, once: OnceOnly) -> JobDocument | Response:
     """Back into the queue. Safe to repeat."""
-    return _order(services, project_id, job_id, Trigger.RESUME)
+    return _order(services, project_id, job_id, Trigger.RESUME, once)
 
 
-def _order(services: Services, project_id: str, job_id: str, verb: Trigger) -> JobDocument:
+def _order(services: Services, project_id: str, job_id: str, verb: Trigger, once: Once) -> JobDocument | Response:
     try:
         with services.database.transaction() as session:
+            if (before := once.before(session)) is not None:
+                return before
             job = jobs.order(session, project_id, job_id, verb)
             if job is None:
                 raise missing(job_id)
             [document] = job_documents(session, [job])
+            once.keep(session, document)
     except InvalidTransition as error:
         raise Problem("invalid_transition", str(error), allowed=error.allowed) from error
     if job.status == JobStatus.QUEUED:
@@ -207,11 +171,16 @@ def _order(services: Services, project_id: str, job_id: str, verb: Trigger) -> J
     responses=documented(*EVERYWHERE, "not_found", "invalid_transition", "quota_exceeded")
     | {200: {"model": JobDocument, "description": "the retry that was made before, which has not ended"}},
 )
-def retry_job(response: Response, services: Here, project_id: ProjectId, job_id: RowId) -> JobDocument:
+@in_one_transaction
+def retry_job(
+    response: Response, services: Here, project_id: ProjectId, job_id: RowId, once: OnceOnly
+) -> JobDocument | Response:
     """A new job with all that the ended one was asked for, from its start. Safe to repeat: a retry that has not ended
     is answered again (200)."""
     try:
         with services.database.transaction() as session:
+            if (before := once.before(session)) is not None:
+                return before
             made = retries.retry(session, project_id, job_id)
             if made is None:
                 raise missing(job_id)
@@ -219,30 +188,12 @@ def retry_job(response: Response, services: Here, project_id: ProjectId, job_id:
             if is_new:
                 quotas.check(session, project_id, services.settings, has_new_job=True)
             [document] = job_documents(session, [job])
+            status, location = 201 if is_new else 200, f"/v1/jobs/{document.id}"
+            once.keep(session, document, status, location)
     except InvalidTransition as error:
         raise Problem("invalid_transition", str(error), allowed=error.allowed) from error
     if job.status == JobStatus.QUEUED:
         services.bell.ring(job.pool)
-    response.status_code = 201 if is_new else 200
-    response.headers["Location"] = f"/v1/jobs/{document.id}"
+    response.status_code = status
+    response.headers["Location"] = location
     return document
-
-
-@router.get("/jobs/{job_id}/events", responses=documented(*EVERYWHERE, "not_found"))
-def list_events(
-    services: Here,
-    project_id: ProjectId,
-    job_id: RowId,
-    limit: Limit = 100,
-    after: Annotated[int, Query(ge=0, lt=2**62, description="a sequence number: what came later")] = 0,
-) -> Page[EventDocument]:
-    """What happened to the job, oldest first."""
-    with services.database.reading() as session:
-        job = found(session, Job, project_id, job_id)
-        rows = jobs.events(session, job.id, after, limit + 1)
-    data = [
-        EventDocument(job=job_id, sequence=row.sequence, type=row.type, at=row.at, data=row.data)
-        for row in rows[:limit]
-    ]
-    has_more = len(rows) > limit
-    return Page(data=data, has_more=has_more, next_cursor=str(data[-1].sequence) if has_more else None)

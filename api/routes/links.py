@@ -12,6 +12,7 @@ from starlette.responses import StreamingResponse
 
 from api.auth import KeyedRoute, ProjectId
 from api.downloads import content_response
+from api.idempotency import ShownOnce
 from api.links import artifact_of, make_token
 from api.pages import RowId
 from api.problems import EVERYWHERE, Problem, documented
@@ -34,7 +35,7 @@ class LinkRequest(BaseModel):
 class LinkDocument(BaseModel):
     object: Literal["link"] = "link"
     artifact: str
-    url: str = Field(description="whoever has it has the file: GET and HEAD, ranges too, without a key")
+    url: ShownOnce = Field(description="whoever has it has the file: GET and HEAD, ranges too, without a key")
     expires_at: datetime
 
 

@@ -12,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from api.auth import KeyedRoute, ProjectId
 from api.documents import ModelDocument
 from api.heads import MODEL_FORMATS, PROGRAM, check_model_format, look_at_model
+from api.idempotency import Once, OnceOnly
 from api.pages import After, Limit, Page, RowId, found
 from api.problems import EVERYWHERE, Problem, documented
 from api.services import Here, Services
@@ -60,6 +61,7 @@ async def create_model(
     response: Response,
     services: Here,
     project_id: ProjectId,
+    once: OnceOnly,
     format: Format,
     name: Name = "model",
     architecture: Architecture = None,
@@ -95,7 +97,7 @@ async def create_model(
         raise Problem("invalid_request", "the weights are in the file; leave seed out", param="query:seed")
     else:
         blob = await received_or_uploaded(request, services, project_id, upload, partial(look_at_model, format))
-    created = await run_in_threadpool(_create, services, project_id, name, format, spec, blob, upload)
+    created = await run_in_threadpool(_create, services, project_id, name, format, spec, blob, upload, once)
     response.headers["Location"] = f"/v1/models/{created.id}"
     return created
 
@@ -131,6 +133,7 @@ def _create(
     spec: dict[str, Any],
     blob: StoredBlob | None,
     upload: str | None,
+    once: Once,
 ) -> ModelDocument:
     with referring(services, blob), services.database.transaction() as session:
         if upload is not None:
@@ -138,6 +141,8 @@ def _create(
         model = intake.add_model(session, project_id=project_id, name=name, format=format, spec=spec, blob=blob)
         quotas.check(session, project_id, services.settings)
         created = _document(model, blob.size_bytes if blob else None)
+        digest = blob.digest if blob and not upload else None  # of the body
+        once.keep(session, created, 201, f"/v1/models/{created.id}", digest)
     services.bell.ring(INTAKE)
     return created
 

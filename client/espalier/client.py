@@ -7,26 +7,25 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
-from espalier import uploads
-from espalier.errors import ApiError, EspalierError, JobFailed, NotReady, WaitTimedOut
+from espalier import uploads, watching
+from espalier.errors import ApiError, EspalierError, JobFailed, NotReady
 from espalier.files import Arrays, Upload, arrays_as_npz, opened, write_checked
 from espalier.results import Results
-from espalier.shapes import Artifact, Dataset, Job, Key, Model, NewKey, Round, Workers
+from espalier.shapes import Artifact, Dataset, Event, Job, Key, Model, NewKey, Round, Workers
 from espalier.transport import Transport
 from espalier.transport import api_path as _path
 from espalier.uploads import Progress
 
-T = TypeVar("T")
 INTAKE_INTERVAL_SECONDS = 0.2
 
 
 class Client(Results):
     """`url` and `api_key` default to ESPALIER_URL and ESPALIER_API_KEY.
 
-    Reads are tried again for `patience_seconds` where the service is away; writes are sent once, for the caller to
-    decide. Errors: see `espalier.errors`.
+    What may be sent twice is, for `patience_seconds`, where the service is away: reads, verbs, and jobs, which it then
+    makes once. Uploads are sent once, for the caller to decide. Errors: see `espalier.errors`.
     """
 
     def __init__(self, url: str | None = None, api_key: str | None = None, *, patience_seconds: float = 60) -> None:
@@ -146,9 +145,18 @@ class Client(Results):
         **options: Any,
     ) -> Job:
         """Post a recipe for a model and a dataset. What the recipe leaves out, its strategy fills in; `options` are
-        the job's other fields (`select`, `priority`, `deadline_seconds`, `metadata`, ...)."""
+        the job's other fields (`select`, `priority`, `deadline_seconds`, `metadata`, ...). Sent again where no answer
+        came, and made once."""
         body = {"model": _id(model), "dataset": _id(dataset), "recipe": recipe, "gates": gates or [], **options}
-        job: Job = self._transport.send("POST", "/v1/jobs", json=body)
+        job: Job = self._transport.send_once("/v1/jobs", body)
+        return job
+
+    def update_job(
+        self, job_id: str, *, metadata: Mapping[str, str | None] | None = None, priority: int | None = None
+    ) -> Job:
+        """`metadata` is merged into the job's, None takes a key out; `priority` counts while the job is queued."""
+        body = {"metadata": metadata, "priority": priority}
+        job: Job = self._transport.patiently(lambda: self._transport.send("PATCH", _path("jobs", job_id), json=body))
         return job
 
     def job(self, job_id: str) -> Job:
@@ -156,8 +164,10 @@ class Client(Results):
         return job
 
     def jobs(self, **filters: Any) -> Iterator[Job]:
-        """Every job, page by page as they are asked for; `filters` such as `status` and `limit` (of one page)."""
-        return self._pages("/v1/jobs", **filters)
+        """Every job, page by page as they are asked for; `filters` such as `status`, `model`, `created_after`, and
+        `metadata={"key": "value"}`; `limit` is of one page."""
+        labels = filters.pop("metadata", None) or {}
+        return self._pages("/v1/jobs", **filters, **{f"metadata[{key}]": value for key, value in labels.items()})
 
     def cancel(self, job_id: str) -> Job:
         """Safe to repeat. A running job stops shortly after; its completed rounds are kept."""
@@ -172,7 +182,7 @@ class Client(Results):
     def retry(self, job_id: str) -> Job:
         """A new job with all that an ended one was asked for. Safe to repeat: while its retry has not ended, that one
         is answered again."""
-        job: Job = self._transport.patiently(lambda: self._transport.send("POST", _path("jobs", job_id, "retry")))
+        job: Job = self._transport.send_once(_path("jobs", job_id, "retry"))
         return job
 
     def rounds(self, job_id: str) -> list[Round]:
@@ -185,14 +195,17 @@ class Client(Results):
         return report
 
     def follow(self, job_id: str, *, interval_seconds: float = 1.0) -> Iterator[Job]:
-        """The job each time it has changed, until it is done. Goes on through restarts of the service."""
-        seen: Job | None = None
-        for job in self._watch(lambda: self.job(job_id), interval_seconds):
-            if job != seen:
-                yield job
+        """The job now and each time it has changed, until it is done. Goes on through restarts of the service, which
+        says itself when the job has changed; `interval_seconds` is for one that cannot."""
+        for job in watching.states(self._transport, _path("jobs", job_id), interval_seconds):
+            yield job
             if job["done"]:
                 return
-            seen = job
+
+    def events(self, job_id: str, *, after: int = 0) -> Iterator[Event]:
+        """What happens to the job, as it happens, from behind the sequence number `after` until it has ended. Goes on
+        where it was through restarts of the service."""
+        return watching.events(self._transport, _path("jobs", job_id, "events"), after)
 
     def wait(self, job_id: str, *, timeout_seconds: float | None = None, interval_seconds: float = 1.0) -> Job:
         """The job once it has succeeded (whether it passed its gates is its `conclusion`).
@@ -201,7 +214,7 @@ class Client(Results):
             JobFailed: it failed or was canceled.
             WaitTimedOut: it is not done yet, and goes on.
         """
-        watched = self._watch(lambda: self.job(job_id), interval_seconds, timeout_seconds)
+        watched = watching.states(self._transport, _path("jobs", job_id), interval_seconds, timeout_seconds)
         job = next(job for job in watched if job["done"])
         if job["status"] != "succeeded":
             raise JobFailed(job)
@@ -286,22 +299,11 @@ class Client(Results):
         self._transport.patiently(attempt)
 
     def _ready(self, read: Callable[[], Any]) -> Any:
-        document = next(d for d in self._watch(read, INTAKE_INTERVAL_SECONDS) if d["status"] != "validating")
+        while (document := read())["status"] == "validating":
+            time.sleep(INTAKE_INTERVAL_SECONDS)
         if document["status"] != "ready":
             raise NotReady(document)
         return document
-
-    def _watch(
-        self, read: Callable[[], T], interval_seconds: float, timeout_seconds: float | None = None
-    ) -> Iterator[T]:
-        """What `read` gives, now, after every interval, and a last time when the timeout has passed."""
-        give_up_at = time.monotonic() + timeout_seconds if timeout_seconds is not None else float("inf")
-        while True:
-            left_seconds = give_up_at - time.monotonic()
-            yield read()
-            if left_seconds <= 0:
-                raise WaitTimedOut(f"not done within {timeout_seconds} s")
-            time.sleep(min(interval_seconds, max(0.0, give_up_at - time.monotonic())))
 
     def _pages(self, path: str, **params: Any) -> Iterator[Any]:
         page = self._transport.get(path, **params)

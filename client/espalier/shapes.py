@@ -81,6 +81,16 @@ class Job(TypedDict):
     expires_at: str | None
 
 
+class Event(TypedDict):
+    """`sequence` counts from 1 within the job."""
+
+    job: str
+    sequence: int
+    type: str
+    at: str
+    data: dict[str, Any]
+
+
 class Sparsity(TypedDict):
     """Fractions removed."""
 

@@ -45,7 +45,7 @@ MATRIX = {
     "write": [
         *("POST /v1/models", "POST /v1/datasets", "POST /v1/jobs"),
         *("DELETE /v1/models/{model_id}", "DELETE /v1/datasets/{dataset_id}"),
-        *("DELETE /v1/jobs/{job_id}", "POST /v1/artifacts/{artifact_id}/links"),
+        *("PATCH /v1/jobs/{job_id}", "DELETE /v1/jobs/{job_id}", "POST /v1/artifacts/{artifact_id}/links"),
         *("POST /v1/uploads", "PATCH /v1/uploads/{upload_id}", "DELETE /v1/uploads/{upload_id}"),
         *("POST /v1/webhooks", "PATCH /v1/webhooks/{webhook_id}", "DELETE /v1/webhooks/{webhook_id}"),
         *(f"POST /v1/webhooks/{{webhook_id}}/{part}" for part in ("ping", "rotate")),
@@ -115,7 +115,7 @@ TRUST_RULE = {
 
 def request(client: TestClient, method: str, path: str, headers: dict[str, str] | None = None) -> Any:
     body = BODIES.get(path.rpartition("/")[2], BODIES.get(method))
-    if "/webhooks/" in path:
+    if "/webhooks/" in path or "/jobs/" in path:
         body = {} if method == "PATCH" else None
     return client.request(method, path, headers=headers, **({} if body is None else {"json": body}))
 

@@ -50,6 +50,20 @@ def test_every_route_of_a_project_says_what_it_refuses_with(document: dict[str, 
     assert "HTTPValidationError" not in document["components"]["schemas"]
 
 
+def test_every_post_of_a_project_takes_a_key(document: dict[str, Any]) -> None:
+    """And what is a secret of an answer is never stored with it: see `api.idempotency.ShownOnce`."""
+    posts = [item["post"] for path, item in document["paths"].items() if path.startswith("/v1/") and "post" in item]
+    for operation in posts:
+        assert "Idempotency-Key" in [parameter["name"] for parameter in operation["parameters"]]
+        assert "idempotency_in_progress" in operation["responses"]["409"]["description"]
+        assert "idempotency_mismatch" in operation["responses"]["422"]["description"]
+        for status in operation["responses"].keys() & {"200", "201"}:
+            schema = operation["responses"][status]["content"]["application/json"]["schema"]
+            shown = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]["properties"]
+            for name in shown.keys() & {"key", "secret", "token", "access_token", "password", "url"}:
+                assert shown[name].get("x-shown-once"), name
+
+
 def test_what_a_strategy_fills_in_is_not_required(document: dict[str, Any]) -> None:
     schemas = document["components"]["schemas"]
     assert schemas["JobRequest"]["required"] == ["model", "dataset", "recipe"]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from espalier import ApiError, Client, Job, JobFailed, WaitTimedOut
+from espalier import ApiError, Client, Job, JobFailed, Unreachable, WaitTimedOut
 
 Submit = Callable[..., Job]
 Later = Callable[..., None]
@@ -90,6 +90,87 @@ def test_follow_shows_every_change_once(client: Client, worker: Any, submit: Sub
         elif len(states) == 2:
             later(0.1, worker.fail, claimed, "diverged", "at step 3")
     assert states == [("queued", None, False), ("running", None, False), ("failed", None, True)]
+
+
+def test_what_time_alone_moves_is_no_change(client: Client, worker: Any, submit: Submit, later: Later) -> None:
+    """`eta_seconds` is another at every look, here also without an ETag's help: the service forgets it."""
+    job = submit()
+    claimed = worker.claim(job)
+    worker.store_round(claimed, 0, [b"weights"])
+    later(1.0, worker.fail, claimed, "diverged", "at step 3")
+    read = client._transport.read
+
+    def without_etag(*args: Any) -> Any:
+        response = read(*args)
+        del response.headers["ETag"]
+        return response
+
+    client._transport.read = without_etag  # type: ignore[method-assign]
+    states = [seen["status"] for seen in client.follow(job["id"], interval_seconds=0.05)]
+    assert states == ["running", "failed"]
+
+
+def test_events_come_as_they_happen_and_through_a_restart(
+    api: Any, client: Client, worker: Any, submit: Submit
+) -> None:
+    job = submit()
+    seen = []
+    for event in client.events(job["id"]):
+        seen.append((event["sequence"], event["type"]))
+        if event["type"] == "job.queued":
+            claimed = worker.claim(job)
+        elif event["type"] == "job.running":
+            api.kill()
+            worker.store_round(claimed, 0, [b"weights"])
+            api.launch()
+        elif event["type"] == "round.stored":
+            worker.complete(claimed)
+    assert seen == [(1, "job.queued"), (2, "job.running"), (3, "round.stored"), (4, "job.succeeded")]
+    assert [event["sequence"] for event in client.events(job["id"], after=2)] == [3, 4]
+    assert list(client.events(job["id"], after=4)) == []
+    with pytest.raises(ApiError):
+        next(client.events("job_0"))
+
+
+def test_who_gives_up_does_so_while_the_service_is_down(api: Any, client: Client, submit: Submit) -> None:
+    """In its own time, and not in that of the client's patience."""
+    job = submit()
+    api.kill()
+    try:
+        started = time.monotonic()
+        with pytest.raises(WaitTimedOut, match=r"1\.5 s"):
+            client.wait(job["id"], timeout_seconds=1.5)
+        assert 1.4 <= time.monotonic() - started < 8
+    finally:
+        api.launch()
+        api.wait_until_ready()
+
+
+def test_a_job_that_is_sent_again_is_made_once(client: Client, worker: Any, submit: Submit) -> None:
+    """The answer to the first sending is lost, when the job is made already."""
+    model = client.upload_model(b"", architecture="lenet5", format="architecture")
+    send, lost = client._transport.send, []
+
+    def losing(method: str, path: str, **request: Any) -> Any:
+        answer = send(method, path, **request)
+        if path == "/v1/jobs" and not lost:
+            lost.append(answer["id"])
+            raise Unreachable("the answer was lost")
+        return answer
+
+    client._transport.send = losing  # type: ignore[method-assign]
+    job = submit(model=model["id"])
+    assert lost == [job["id"]] == [listed["id"] for listed in client.jobs(model=model["id"])]
+    client.cancel(job["id"])
+
+
+def test_labels_are_changed_and_looked_for(client: Client, submit: Submit) -> None:
+    job = submit(metadata={"sha": "1a2b", "gone": "soon"})
+    changed = client.update_job(job["id"], metadata={"gone": None, "seed": "7"}, priority=3)
+    assert (changed["metadata"], changed["priority"]) == ({"sha": "1a2b", "seed": "7"}, 3)
+    found = client.jobs(metadata={"sha": "1a2b", "seed": "7"}, status=["queued"])
+    assert [listed["id"] for listed in found] == [job["id"]]
+    client.cancel(job["id"])
 
 
 def test_wait_gives_the_job_that_succeeded(client: Client, worker: Any, submit: Submit, later: Later) -> None:

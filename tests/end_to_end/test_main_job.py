@@ -5,9 +5,11 @@ modules of this file, each algorithm; and what comes back is held against the ma
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import numpy as np
 import pytest
 import torch
@@ -142,6 +144,18 @@ def test_every_job_succeeds_and_passes(result: Result) -> None:
     assert [(attempt["number"], attempt["reason"]) for attempt in job["attempts"]] == [(1, "completed")]
     assert job["determinism"]["device"] == "cpu"
     assert job["created_at"] <= job["started_at"] <= job["finished_at"]
+
+
+def test_another_such_job_is_estimated(http: httpx2.Client, references: dict[str, str], result: Result) -> None:
+    """From what this one has measured: wrong by less than a factor of two."""
+    model, recipe = references[result.study.architecture], result.study.recipe
+    body = {"model": model, "dataset": references["dataset"], "recipe": recipe}
+    estimate = http.post("/v1/jobs?validate_only=true", json=body).json()["estimate"]
+    started_at, finished_at = (datetime.fromisoformat(result.job[at] or "") for at in ("started_at", "finished_at"))
+    assert estimate["basis"] == "measured"
+    assert 0.5 < estimate["seconds"] / (finished_at - started_at).total_seconds() < 2
+    stored = sum(file.stat().st_size for files in result.files for file in files.values())
+    assert estimate["artifact_bytes"] > 0.5 * stored
 
 
 def test_rounds_come_in_order_with_every_promised_field(result: Result) -> None:

@@ -19,6 +19,7 @@ def test_report_of_lenet_300_100() -> None:
     assert report == {
         "num_parameters": 266_200,
         "num_parameters_total": 266_610,
+        "macs": 266_200,
         "num_prunable": 3,
         "output_layer": "fc3",
         "num_outputs": 10,
@@ -77,6 +78,7 @@ def nan_weight() -> nn.Module:
     ("model", "said"),
     [
         (Wrapped(before=lambda x: x.view(2, 3)), "fails on a batch of 3"),
+        (Wrapped(before=lambda x: x + x[:2].view(2, 3).sum()), "fails on a batch of 1"),
         (Wrapped(after=lambda x: (x, x)), "returns a tuple"),
         (Wrapped(after=torch.flatten), r"shape \(4,\) for a batch of 2"),
         (Wrapped(before=lambda x: dropout(x, 0.5, training=True)), "deterministic"),

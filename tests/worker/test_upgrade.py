@@ -12,7 +12,7 @@ from typing import Any
 
 from alembic import command
 from fleet import SMALL, Fleet, digits_npz
-from sqlalchemy import MetaData, create_engine, inspect
+from sqlalchemy import MetaData, create_engine, inspect, select
 
 import migrations
 from pruning.formats.architectures import build
@@ -20,7 +20,7 @@ from pruning.formats.datasets import describe, read_dataset
 from pruning.formats.results import write_state
 from pruning.intake import inspect_model
 from pruning.recipe import Recipe
-from store import jobs
+from store import jobs, labels
 from store.blobs import located
 from store.database import Database
 from store.disk_blobs import DiskBlobs
@@ -133,6 +133,8 @@ def test_jobs_that_waited_run_after_an_upgrade_and_results_stay(
             with database.reading() as session:
                 assert session.get_one(Job, "job_ended").conclusion == "passed"
                 assert session.get_one(Job, "job_waiting").options == {"metadata": {"sha": "1a2b"}}
+                labeled = session.scalars(select(Job.id).where(labels.has("prj_1", "sha", "1a2b"))).all()
+                assert "job_waiting" in labeled
                 [round_] = jobs.stored_rounds(session, "job_ended")
                 assert round_.report == rows["rounds"][0]["report"]
                 artifact = session.get_one(Artifact, "art_1")
