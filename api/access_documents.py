@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from api.idempotency import ShownOnce
 from store.keys import Scope
 from store.quotas import Limits
 from store.tables import ApiKey, AuditEntry, Project, TrustRule
@@ -42,7 +43,7 @@ class KeyDocument(BaseModel):
 
 
 class NewKeyDocument(KeyDocument):
-    key: str = Field(description="the key itself, shown this once")
+    key: ShownOnce = Field(description="the key itself, shown this once")
 
 
 class TrustRuleDocument(BaseModel):

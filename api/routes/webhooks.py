@@ -9,6 +9,7 @@ from fastapi import APIRouter, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, HttpUrl, TypeAdapter, ValidationError
 
 from api.auth import KeyedRoute, ProjectId
+from api.idempotency import ShownOnce
 from api.pages import After, Limit, Page, RowId, found, missing
 from api.problems import EVERYWHERE, Problem, documented
 from api.services import Here, Services
@@ -82,7 +83,7 @@ class WebhookDocument(BaseModel):
 
 
 class WebhookWithSecret(WebhookDocument):
-    secret: str = Field(description="`whsec_...`, shown this once; the key of the signatures")
+    secret: ShownOnce = Field(description="`whsec_...`, shown this once; the key of the signatures")
 
 
 class DeliveryAttempt(BaseModel):

@@ -19,7 +19,7 @@ SETTINGS = Settings(
     data_dir=Path("/nowhere"),
     database_url="postgresql://user:hunter2!%2Fx@host/espalier",
     broker_url="redis://:letmein99@host:6379/0",
-    secret_key=SecretStr("the-secret-of-links"),
+    secret_key=SecretStr("the-secret-of-links-and-webhooks"),
 )
 
 
@@ -78,11 +78,11 @@ def test_no_secret_is_written(log: Log) -> None:
     log.logger.warning("the password %r of %s", "letmein99", "redis://:letmein99@host:6379/0")
     log.logger.warning("Authorization: Bearer esp_abcDEF-123_456", extra={"key": "esp_abcDEF-123_456"})
     try:
-        raise ConnectionError("refused: postgresql://somebody:else-s@host, the-secret-of-links")
+        raise ConnectionError("refused: postgresql://somebody:else-s@host, the-secret-of-links-and-webhooks")
     except ConnectionError:
         log.logger.exception("it failed")
     assert len(log.lines()) == 4, "still JSON"
-    for secret in ("hunter2", "letmein99", "abcDEF", "else-s", "the-secret-of-links"):
+    for secret in ("hunter2", "letmein99", "abcDEF", "else-s", "the-secret-of-links-and-webhooks"):
         assert secret not in log.text
     assert "esp_***" in log.text
 

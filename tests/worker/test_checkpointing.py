@@ -74,6 +74,7 @@ def told(fleet: Fleet) -> list[tuple[str, dict[str, Any]]]:
 
 def test_a_child_that_floods_or_goes_back_is_held(begin: Callable[[], JobAttempt], fleet: Fleet) -> None:
     attempt = begin()
+    attempt.checkpoints._every_seconds = 600.0
     assert not announce(attempt, 10).exists(), "what is stored is removed, so that the child may write the next"
     assert not announce(attempt, 11).exists()
     assert stored(fleet) == [(1, 10)], "too soon, and dropped"
