@@ -63,6 +63,7 @@ class JobAttempt:
         self.recipe = Recipe.model_validate(job.recipe)
         self.checkpoints = Checkpoints(job, lease, folder, blobs, settings.checkpoint_seconds)
         self._has_started = False
+        self._next_position = job.last_position + 1
         self._exported: set[str] = set()
         self._began_at = time.monotonic()
         self._spans = RoundSpans()
@@ -146,7 +147,7 @@ class JobAttempt:
                 out_of_turn = message.kind in self._exported or message.kind not in self.job.artifacts
                 self._exported.add(message.kind)
             case RoundDone() | Checkpointed():
-                out_of_turn = bool(self._exported)
+                out_of_turn = bool(self._exported) or message.position != self._next_position
             case _:
                 out_of_turn = False
         if out_of_turn:
@@ -185,7 +186,13 @@ class JobAttempt:
         return {a.kind: a.blob_digest for a in artifacts if a.kind in ("model", "masks", "ticket", "optimizer")}
 
     def _store_round(self, done: RoundDone) -> None:
+        tries = 0
+
         def record(blobs: dict[str, StoredBlob], session: Session) -> None:
+            nonlocal tries
+            tries += 1
+            if tries > 1 and jobs.has_stored(session, self.job, done.position):
+                return  # the connection was cut between the commit and its answer
             for blob in sorted(blobs.values(), key=lambda blob: blob.digest):
                 refer(session, blob)  # in one order, so that two jobs with files in common never wait for each other
             jobs.record_round(
@@ -203,6 +210,7 @@ class JobAttempt:
 
         files = {kind: name for kind, name in done.files.items() if kind in FORMATS and kind not in EXPORTS}
         store_files(self.lease, self.folder, self.blobs, files, record)
+        self._next_position += 1
         for name in files.values():
             self.folder.discard(name)
 

@@ -9,25 +9,38 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fleet import Fleet
 from sqlalchemy import func, select
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
 
-from store import jobs
+from store import counters, jobs
 from store.blobs import BlobsAway
 from store.database import Database
 from store.settings import Settings
-from store.tables import Artifact, Attempt, Event, Job, JobStatus, Model
+from store.tables import Artifact, Attempt, Event, Job, JobStatus, Model, Round
 from store.transitions import Trigger
 from worker.attempts import JobAttempt
 from worker.children import Child, Children
 from worker.devices import Slot
 from worker.folder import Folder
 from worker.lease import Lease
-from worker.messages import BadMessage, Exported, Finished, Metrics, NotExported, RoundDone, Started, parse
+from worker.messages import (
+    BadMessage,
+    Checkpointed,
+    Exported,
+    Finished,
+    Metrics,
+    NotExported,
+    RoundDone,
+    Started,
+    parse,
+)
 from worker.room import Room
 from worker.supervisor import Supervisor
 
@@ -72,6 +85,47 @@ def test_what_is_said_twice_is_refused(attempt: JobAttempt, database: Database) 
         types = session.scalars(select(Event.type).where(Event.job_id == attempt.job.id)).all()
         assert types.count("artifact.missing") == 1
         assert session.scalar(select(func.count()).select_from(Artifact)) == 1
+
+
+def test_another_entry_than_the_awaited_one_is_refused(attempt: JobAttempt) -> None:
+    """As a bad message, which ends the attempt: not as if the lease were lost, until which the job would hang."""
+    for position in (1, 0, 0, 2):
+        (attempt.folder.outputs / "model").write_bytes(b"weights")
+        (attempt.folder.outputs / "checkpoint").write_bytes(b"weights")
+        said = (round_done(position), Checkpointed(position=position, step=1, file="checkpoint"))
+        if attempt._next_position == position:
+            attempt.take(said[0])
+            continue
+        for message in said:
+            with pytest.raises(BadMessage, match="out of turn"):
+                attempt.take(message)
+
+
+def test_a_round_whose_commit_was_not_answered_is_stored_once(
+    attempt: JobAttempt, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transaction, cut = database.transaction, iter([True])
+
+    @contextmanager
+    def cut_off() -> Iterator[Session]:
+        with transaction() as session:
+            yield session
+            is_round = session.scalar(select(Round.position)) is not None
+        if is_round and next(cut, False):
+            raise OperationalError("commit", {}, ConnectionError("server closed the connection unexpectedly"))
+
+    monkeypatch.setattr(database, "transaction", cut_off)
+    monkeypatch.setattr("worker.lease.RETRY_SECONDS", 0.01)
+    (attempt.folder.outputs / "model").write_bytes(b"weights")
+    attempt.take(round_done(0))
+    assert next(cut, None) is None
+    with database.reading() as session:
+        assert session.scalars(select(Round.position)).all() == [0]
+        assert session.scalars(select(Event.type)).all() == ["job.queued", "job.running", "round.stored"]
+        counted = {row.name: row.value for row in counters.read(session)}
+    assert counted["rounds"] == 1
+    (attempt.folder.outputs / "model").write_bytes(b"weights")
+    attempt.take(round_done(1))
 
 
 def test_a_program_that_nobody_asked_for_is_refused(attempt: JobAttempt) -> None:
