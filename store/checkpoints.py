@@ -14,11 +14,14 @@ from store.leases import Fenced, holds
 from store.tables import Checkpoint, Job
 
 
-def record(session: Session, job: Job, position: int, step: int, blob: StoredBlob) -> None:
+def record(
+    session: Session, job: Job, position: int, step: int, blob: StoredBlob, *, may_be_progress: bool = True
+) -> None:
     """In the place of the last one, in the transaction that referred to its blob (`store.blobs.refer`).
 
     Only work that no attempt had stored before sets `failures` back: a job that kills its child at the same step again
-    and again ends, however often it is taken up before that step.
+    and again ends, however often it is taken up before that step. Nor where it may not be progress: a child may say
+    any step.
 
     Raises Fenced where the attempt or the position is not the awaited one.
     """
@@ -28,7 +31,7 @@ def record(session: Session, job: Job, position: int, step: int, blob: StoredBlo
     of_this_entry = (Checkpoint.job_id == job.id, Checkpoint.position == position)
     furthest = session.scalar(select(Checkpoint.furthest_step).where(*of_this_entry))
     furthest = -1 if furthest is None else furthest
-    if step > furthest:
+    if step > furthest and may_be_progress:
         session.execute(
             update(Job).where(Job.id == job.id, Job.failures > 0).values(failures=0, version=Job.version + 1)
         )

@@ -35,6 +35,9 @@ class Checkpoints:
         self._named: Checkpoint | None = None
         self._last = (0, 0)
         self._next_at = 0.0
+        self._progress_from = time.monotonic() + MOST_OFTEN * every_seconds
+        """What is saved earlier is no progress: a child that makes up a step more each time, and dies, would be tried
+        again for ever, several times a second."""
 
     def fetch(self, position: int) -> bool:
         """Put the checkpoint of the entry at `position` among the child's inputs; whether there is one."""
@@ -95,7 +98,8 @@ class Checkpoints:
 
     def _record(self, made: Checkpointed, blobs: dict[str, StoredBlob], session: Session) -> None:
         refer(session, blobs[INPUT])
-        checkpoints.record(session, self._job, made.position, made.step, blobs[INPUT])
+        worked = time.monotonic() >= self._progress_from
+        checkpoints.record(session, self._job, made.position, made.step, blobs[INPUT], may_be_progress=worked)
 
     def _ignore(self, found: Checkpoint, reason: str) -> None:
         self._remark("checkpoint.ignored", found, reason=reason)
