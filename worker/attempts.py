@@ -61,6 +61,8 @@ class JobAttempt:
     def __init__(self, job: Job, lease: Lease, folder: Folder, blobs: BlobStore, settings: Settings) -> None:
         self.job, self.lease, self.folder, self.blobs, self.settings = job, lease, folder, blobs, settings
         self.recipe = Recipe.model_validate(job.recipe)
+        self.most_seconds: float | None = None
+        """Its own `deadline_seconds` are the sweeper's."""
         self.checkpoints = Checkpoints(job, lease, folder, blobs, settings.checkpoint_seconds)
         self._has_started = False
         self._next_position = job.last_position + 1
@@ -244,6 +246,7 @@ class IntakeAttempt:
         self, row: Model | Dataset, lease: Lease, folder: Folder, blobs: BlobStore, settings: Settings
     ) -> None:
         self.row, self.lease, self.folder, self.blobs, self.settings = row, lease, folder, blobs, settings
+        self.most_seconds: float | None = settings.validation_seconds
 
     def order(self) -> dict[str, Any]:
         if self.row.blob_digest is not None:

@@ -19,13 +19,13 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from store import counters, jobs
+from store import counters, intake, jobs
 from store.blobs import BlobsAway
 from store.database import Database
 from store.settings import Settings
-from store.tables import Artifact, Attempt, Event, Job, JobStatus, Model, Round
+from store.tables import Artifact, Attempt, Dataset, Event, Job, JobStatus, Model, Round
 from store.transitions import Trigger
-from worker.attempts import JobAttempt
+from worker.attempts import IntakeAttempt, JobAttempt
 from worker.children import Child, Children
 from worker.devices import Slot
 from worker.folder import Folder
@@ -200,6 +200,22 @@ def test_a_child_that_never_was_is_no_failure_of_the_job(
         job = session.get_one(Job, attempt.job.id)
         assert (job.status, job.failures) == (JobStatus.QUEUED, 0)
         assert "could not be started" in session.scalars(select(Attempt.reason)).one()
+
+
+def test_a_validation_that_does_not_end_leaves_the_slot_to_others(fleet: Fleet, child: Child, tmp_path: Path) -> None:
+    dataset = fleet.add_dataset()
+    with fleet.database.transaction() as session:
+        row = intake.claim(session, "w", 60)
+    assert isinstance(row, Dataset)
+    settings = fleet.settings.model_copy(update={"validation_seconds": 0.3})
+    supervisor = Supervisor.__new__(Supervisor)
+    supervisor.settings, supervisor.draining = settings, threading.Event()
+    supervisor.room = Room(fleet.blobs, settings)
+    lease = Lease(fleet.database, settings, Dataset, row.id, row.attempt, supervisor.draining)
+    with Folder(tmp_path / "attempt-1", 1000) as folder:
+        assert not supervisor._attend(IntakeAttempt(row, lease, folder, fleet.blobs, settings), child, Slot())
+    ended = fleet._fetch(dataset)
+    assert (ended.status, ended.lease_until, ended.error["code"]) == ("invalid", None, "out_of_time")
 
 
 def test_a_death_by_a_signal_without_a_name_is_told(child: Child) -> None:
