@@ -16,7 +16,7 @@ from sqlalchemy import select, update
 from embedded.backup import BackupError, back_up, blob_path
 from embedded.restore import REASON, restore
 from embedded.serve import lock
-from store import intake, jobs, uploads
+from store import checkpoints, intake, jobs, uploads
 from store.blobs import BlobStore, StoredBlob, located, open_blobs, refer
 from store.database import Database
 from store.parts import Part
@@ -130,6 +130,24 @@ def test_an_upload_that_was_not_whole_is_not_there(
         assert session.scalars(select(Upload.id)).all() == [whole.id]
         assert session.scalars(select(UploadPart.name)).all() == []
         assert session.scalars(select(DiscardedCopy.name)).all() == []
+    database.close()
+
+
+def test_a_checkpoint_is_left_out(
+    settings: Settings, elsewhere: Settings, kept: Kept, blobs: BlobStore, tmp_path: Path
+) -> None:
+    """The service may discard it at any moment, while it is copied, too."""
+    saved = blobs.put([b"checkpoint"], 100)
+    with kept.database.transaction() as session:
+        refer(session, saved)
+        checkpoints.record(session, session.get_one(Job, kept.job.id), 1, 10, saved)
+    kept.path(settings, saved).unlink()
+    back_up(settings, tmp_path / "backup")
+    restore(elsewhere, tmp_path / "backup")
+    database = Database(elsewhere.database)
+    with database.reading() as session:
+        assert checkpoints.find(session, kept.job.id, 1) is None
+        assert session.get_one(Job, kept.job.id).last_position == 0
     database.close()
 
 
