@@ -183,6 +183,24 @@ def test_metrics_that_nothing_can_be_chosen_by_cost_the_attempt(
         assert reason == "ValueError in the worker; its log says more"
 
 
+def test_a_blob_folder_that_is_away_lets_the_row_go(
+    attempt: JobAttempt, child: Child, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    supervisor = Supervisor.__new__(Supervisor)
+    supervisor.settings, supervisor.draining = attempt.settings, threading.Event()
+    supervisor.room = Room(attempt.blobs, attempt.settings)
+    child.messages.put(BadMessage("what comes when all else fails"))
+
+    def away() -> int:
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr(attempt.blobs, "free_bytes", away)
+    assert not supervisor._attend(attempt, child, Slot())
+    with database.reading() as session:
+        job = session.get_one(Job, attempt.job.id)
+        assert (job.status, job.failures, job.lease_until) == (JobStatus.QUEUED, 0, None)
+
+
 def test_a_child_that_never_was_is_no_failure_of_the_job(
     attempt: JobAttempt, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
