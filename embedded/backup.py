@@ -38,7 +38,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from store.blobs import BlobStore, StoredBlob, open_blobs
 from store.database import LOCK_SECONDS, Database, now
 from store.settings import Settings
-from store.tables import Blob
+from store.tables import Blob, Checkpoint
 
 DATABASE, BLOBS, SECRET, MANIFEST = "espalier.db", "blobs", "secret_key", "backup.json"
 
@@ -152,11 +152,13 @@ def _snapshot(source: Path, target: Path) -> None:
 
 def _copy_blobs(database: Database, blobs: BlobStore, folder: Path) -> None:
     """Those that the snapshot refers to, and it forgets all others. Hard links where they reach: content never
-    changes."""
+    changes. No checkpoints: the service discards them while they are copied."""
     snapshot = Database(f"sqlite:///{folder / DATABASE}")
     try:
         others = Blob.digest.not_in(_referenced(snapshot))
         with snapshot.transaction() as session:
+            if inspect(session.connection()).has_table(Checkpoint.__tablename__):
+                session.execute(delete(Checkpoint))
             session.execute(delete(Blob).where(others).execution_options(synchronize_session=False))
         with snapshot.reading() as session:
             rows = session.execute(select(Blob.digest, Blob.size_bytes, Blob.name).order_by(Blob.digest)).all()

@@ -16,11 +16,11 @@ from sqlalchemy.exc import SQLAlchemyError
 import migrations
 from embedded.backup import DATABASE, SECRET, BackupError, blob_path, check, database_path, sizes_of, sync
 from embedded.serve import LOCK, ServiceError, lock
-from store import intake, jobs
+from store import intake, jobs, uploads
 from store.blobs import BlobStore, open_blobs
 from store.database import Database
 from store.settings import Settings
-from store.tables import Blob, Dataset, DiscardedCopy, Job, Model
+from store.tables import Blob, Dataset, DiscardedCopy, Job, Model, Upload
 from store.transitions import Trigger
 
 REASON = "the service was restored from a backup"
@@ -89,7 +89,11 @@ def _copy_blobs(database: Database, blobs: BlobStore, backup: Path) -> None:
     with database.transaction() as session:
         for digest, name in names.items():
             session.execute(update(Blob).where(Blob.digest == digest).values(name=name, suspect=False))
-        session.execute(delete(DiscardedCopy))  # they lie in the other store
+        # What lies in the other store alone: of uploads that were not whole, no byte is here. Their clients begin anew.
+        incomplete = session.scalars(select(Upload.id).where(Upload.blob_digest.is_(None))).all()
+        if incomplete:
+            uploads.drop(session, *incomplete)
+        session.execute(delete(DiscardedCopy))
 
 
 def _give_back(database: Database) -> None:

@@ -22,7 +22,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from sqlalchemy import Column, delete, exists, select
+from sqlalchemy import Column, delete, exists, or_, select
 from sqlalchemy.orm import Session
 
 from store.blobs import BlobStore, discard
@@ -58,6 +58,21 @@ def discard_unreferenced(session: Session, shard: str, grace_seconds: float) -> 
     for name in names:
         discard(session, name)
     return len(names)
+
+
+def discard_unless_referenced(session: Session, digest: str) -> None:
+    """Step 1 for content that can be needed by nobody but who calls, and so at once.
+
+    References are asked for when the row is locked, in a statement of its own: it sees those that were committed by
+    whoever held the lock before. A row that is locked now is about to be referred to, or is another collector's.
+    """
+    locked = select(Blob.name).where(Blob.digest == digest).with_for_update(skip_locked=True)
+    if (name := session.scalar(locked)) is None:
+        return
+    if session.scalar(select(or_(*(exists().where(column == digest) for column in references())))):
+        return
+    session.execute(delete(Blob).where(Blob.digest == digest).execution_options(synchronize_session=False))
+    discard(session, name)
 
 
 def remove_discarded(database: Database, blobs: BlobStore) -> int:

@@ -74,6 +74,7 @@ class Database:
             max_overflow=MAX_OVERFLOW,
             pool_pre_ping=not is_sqlite,  # connections that a restart of the server has cut are made anew
             connect_args=ours,
+            hide_parameters=True,  # an error's text is logged and traced: it tells the statement, not a user's content
         )
         if is_sqlite:
             _prepare_sqlite(self.engine, foreign_keys)

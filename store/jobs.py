@@ -160,6 +160,17 @@ def record_round(
     webhooks.tell(session, job.project_id, "round.stored", job.id, **told)
 
 
+def has_stored(session: Session, job: Job, position: int) -> bool:
+    """Whether this attempt, which still holds the job, stored that entry: a commit's answer can get lost."""
+    stored = select(Round.position).where(
+        *holds(Job, job.id, job.attempt),
+        Round.job_id == Job.id,
+        Round.position == position,
+        Round.attempt == job.attempt,
+    )
+    return session.scalar(stored) is not None
+
+
 def attach(session: Session, job: Job, position: int, artifact: NewArtifact) -> None:
     """One more artifact of a stored round; an earlier attempt's, cut off behind it, gives way. Raises Fenced."""
     _hold(session, job)

@@ -72,6 +72,8 @@ class Settings(BaseSettings):
     """Address space of one training process, on top of the size of its dataset."""
     folder_max_bytes: int = Field(16 * 2**30, ge=2**20)
     """What one training process may leave in its folder before it is stopped."""
+    validation_seconds: float = Field(900, gt=0)
+    """How long a worker validates one upload before it is invalid: others wait for the same slot."""
     sandbox: Literal["on", "off"] = "on"
     webhook_allow_private: bool = False
     """Webhooks may lead to private addresses, and by plain HTTP: for networks in which every project is trusted."""

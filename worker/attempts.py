@@ -61,8 +61,11 @@ class JobAttempt:
     def __init__(self, job: Job, lease: Lease, folder: Folder, blobs: BlobStore, settings: Settings) -> None:
         self.job, self.lease, self.folder, self.blobs, self.settings = job, lease, folder, blobs, settings
         self.recipe = Recipe.model_validate(job.recipe)
+        self.most_seconds: float | None = None
+        """Its own `deadline_seconds` are the sweeper's."""
         self.checkpoints = Checkpoints(job, lease, folder, blobs, settings.checkpoint_seconds)
         self._has_started = False
+        self._next_position = job.last_position + 1
         self._exported: set[str] = set()
         self._began_at = self._entry_began_at = time.monotonic()
         self._is_first = True
@@ -147,7 +150,7 @@ class JobAttempt:
                 out_of_turn = message.kind in self._exported or message.kind not in self.job.artifacts
                 self._exported.add(message.kind)
             case RoundDone() | Checkpointed():
-                out_of_turn = bool(self._exported)
+                out_of_turn = bool(self._exported) or message.position != self._next_position
             case _:
                 out_of_turn = False
         if out_of_turn:
@@ -186,9 +189,13 @@ class JobAttempt:
         return {a.kind: a.blob_digest for a in artifacts if a.kind in ("model", "masks", "ticket", "optimizer")}
 
     def _store_round(self, done: RoundDone) -> None:
-        ended_at = time.monotonic()
+        ended_at, tries = time.monotonic(), 0
 
         def record(blobs: dict[str, StoredBlob], session: Session) -> None:
+            nonlocal tries
+            tries += 1
+            if tries > 1 and jobs.has_stored(session, self.job, done.position):
+                return  # the connection was cut between the commit and its answer
             for blob in sorted(blobs.values(), key=lambda blob: blob.digest):
                 refer(session, blob)  # in one order, so that two jobs with files in common never wait for each other
             jobs.record_round(
@@ -209,6 +216,7 @@ class JobAttempt:
         files = {kind: name for kind, name in done.files.items() if kind in FORMATS and kind not in EXPORTS}
         store_files(self.lease, self.folder, self.blobs, files, record)
         self._entry_began_at, self._is_first = ended_at, False  # storing is a part of what the next one takes
+        self._next_position += 1
         for name in files.values():
             self.folder.discard(name)
 
@@ -244,6 +252,7 @@ class IntakeAttempt:
         self, row: Model | Dataset, lease: Lease, folder: Folder, blobs: BlobStore, settings: Settings
     ) -> None:
         self.row, self.lease, self.folder, self.blobs, self.settings = row, lease, folder, blobs, settings
+        self.most_seconds: float | None = settings.validation_seconds
 
     def order(self) -> dict[str, Any]:
         if self.row.blob_digest is not None:

@@ -35,6 +35,9 @@ class Checkpoints:
         self._named: Checkpoint | None = None
         self._last = (0, 0)
         self._next_at = 0.0
+        self._progress_from = time.monotonic() + MOST_OFTEN * every_seconds
+        """What is saved earlier is no progress: a child that makes up a step more each time, and dies, would be tried
+        again for ever, several times a second."""
 
     def fetch(self, position: int) -> bool:
         """Put the checkpoint of the entry at `position` among the child's inputs; whether there is one."""
@@ -88,14 +91,19 @@ class Checkpoints:
     def _fetch(self, digest: str) -> None:
         """A bit that has turned would go on into every round. Raises Damaged, FileNotFoundError."""
         target = self._folder.inputs / INPUT
+
+        def check() -> None:
+            with target.open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+                    raise Damaged(digest)
+
         fetch(self._lease, self._blobs, digest, target)
-        with target.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != digest:
-                raise Damaged(digest)
+        self._lease.keep_while(check)  # gigabytes take seconds
 
     def _record(self, made: Checkpointed, blobs: dict[str, StoredBlob], session: Session) -> None:
         refer(session, blobs[INPUT])
-        checkpoints.record(session, self._job, made.position, made.step, blobs[INPUT])
+        worked = time.monotonic() >= self._progress_from
+        checkpoints.record(session, self._job, made.position, made.step, blobs[INPUT], may_be_progress=worked)
 
     def _ignore(self, found: Checkpoint, reason: str) -> None:
         self._remark("checkpoint.ignored", found, reason=reason)

@@ -35,6 +35,14 @@ def file_too_large(written_bytes: int, most_bytes: int) -> OverLimit:
     )
 
 
+def took_too_long(most_seconds: float) -> OverLimit:
+    return OverLimit(
+        "out_of_time",
+        f"it was not validated within {most_seconds:g} s; upload something smaller, or raise "
+        "ESPALIER_VALIDATION_SECONDS on the worker",
+    )
+
+
 def message_too_long(num_bytes: int | None = None) -> OverLimit:
     """None: it was not read to its end."""
     how_long = f"{num_bytes} bytes" if num_bytes is not None else "longer"

@@ -18,6 +18,9 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 Position = Annotated[int, Field(ge=0, le=MAX_ROUNDS + 1)]
 """Of numbered rounds, and of the final entry behind them."""
 
+Steps = Annotated[int, Field(ge=0, lt=2**53)]
+"""Whoever shows them divides one by another, which Python refuses for numbers that no float reaches."""
+
 ExportKind = Literal["program", "reduced_program", "reduced_model", "plan"]
 
 
@@ -32,10 +35,10 @@ class Started(Message):
 
 class Progress(Message):
     type: Literal["progress"] = "progress"
-    round: int | None
+    round: Annotated[int, Field(ge=0, le=MAX_ROUNDS)] | None
     """Null: the final entry."""
-    step: int = Field(ge=0)
-    steps: int = Field(ge=1)
+    step: Steps
+    steps: Annotated[Steps, Field(ge=1)]
 
 
 class Metrics(Message):
@@ -62,7 +65,7 @@ class Checkpointed(Message):
 
     type: Literal["checkpointed"] = "checkpointed"
     position: Position
-    step: Annotated[int, Field(ge=0, lt=2**53)]
+    step: Steps
     """Steps of the entry that are done, its controls' among them."""
     file: FileName
 

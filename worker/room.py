@@ -26,7 +26,7 @@ class Room:
         waits, waits; the sweeper rings."""
         is_there = self._free_bytes() >= self._least
         if is_there != self._was_there:
-            log.warning("the disk has room again" if is_there else "the disk is full: no work is taken")
+            log.warning("the disk has room again" if is_there else "the disk is full, or away: no work is taken")
         self._was_there = is_there
         return is_there
 
@@ -39,7 +39,11 @@ class Room:
         return self._free_bytes() < self._least <= self._free_bytes() + _taken_bytes(folder)
 
     def _free_bytes(self) -> int:
-        return min(self._blobs.free_bytes(), free_bytes(self._work_dir))
+        """A folder that is away has none: it is asked while an attempt is given up, which must not fail."""
+        try:
+            return min(self._blobs.free_bytes(), free_bytes(self._work_dir))
+        except OSError:
+            return 0
 
 
 def _taken_bytes(folder: Folder) -> int:

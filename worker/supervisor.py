@@ -34,7 +34,7 @@ from worker.children import Child, Children, Exited
 from worker.devices import NoDevice
 from worker.folder import BadFile, Folder
 from worker.lease import Lease
-from worker.limits import OverLimit, allocation_failed, folder_full
+from worker.limits import OverLimit, allocation_failed, folder_full, took_too_long
 from worker.messages import (
     AnyMessage,
     BadMessage,
@@ -200,7 +200,7 @@ class Supervisor:
         try:
             order = attempt.order() | self._terms(slot)
             child.order(order)
-            for message in self._listen(attempt.lease, attempt.folder, child):
+            for message in self._listen(attempt.lease, attempt.folder, child, attempt.most_seconds):
                 if isinstance(message, Failed | NotExported) and self.room.is_taken_by_others(attempt.folder):
                     raise Full("the worker's disk is full, which may be why the training process failed")
                 if attempt.take(message):
@@ -258,11 +258,13 @@ class Supervisor:
             "gpu_memory_fraction": self.settings.gpu_memory_fraction,
         }
 
-    def _listen(self, lease: Lease, folder: Folder, child: Child) -> Iterator[AnyMessage]:
+    def _listen(
+        self, lease: Lease, folder: Folder, child: Child, most_seconds: float | None = None
+    ) -> Iterator[AnyMessage]:
         """What the child says, until it ends; meanwhile the lease is kept and orders are carried out."""
-        stop_by, saves, begin_by = None, True, time.monotonic() + BEGIN_SECONDS
+        stop_by, saves, began_at = None, True, time.monotonic()
         while True:
-            if not child.has_begun and time.monotonic() > begin_by:
+            if not child.has_begun and time.monotonic() > began_at + BEGIN_SECONDS:
                 self.children.start_over()
                 child.kill()
                 return
@@ -270,6 +272,8 @@ class Supervisor:
             lease.renew_if_due()
             if (used_bytes := folder.size_bytes() + child.unlinked_bytes()) > folder.max_bytes:
                 raise folder_full(used_bytes, folder.max_bytes)
+            if most_seconds is not None and time.monotonic() > began_at + most_seconds:
+                raise took_too_long(most_seconds)
             if lease.is_to_end:
                 is_wanted = lease.status != JobStatus.CANCELING
                 if stop_by is None or (saves and not is_wanted):  # a cancel may follow a pause

@@ -16,11 +16,12 @@ from sqlalchemy import select, update
 from embedded.backup import BackupError, back_up, blob_path
 from embedded.restore import REASON, restore
 from embedded.serve import lock
-from store import intake, jobs
+from store import checkpoints, intake, jobs, uploads
 from store.blobs import BlobStore, StoredBlob, located, open_blobs, refer
 from store.database import Database
+from store.parts import Part
 from store.settings import Settings
-from store.tables import Attempt, Blob, Job, Model
+from store.tables import Attempt, Blob, DiscardedCopy, Job, Model, Upload, UploadPart
 
 pytestmark = pytest.mark.parametrize("dialect", ["sqlite"], indirect=True)
 
@@ -109,6 +110,45 @@ def test_what_is_restored_is_what_was_there(
     database.close()
     with kept.database.reading() as session:
         assert session.get_one(Job, kept.job.id).status == "running", "the first service goes on as it was"
+
+
+def test_an_upload_that_was_not_whole_is_not_there(
+    settings: Settings, elsewhere: Settings, kept: Kept, project: str, tmp_path: Path
+) -> None:
+    """Else its client would be told that bytes have arrived which no backup holds."""
+    with kept.database.transaction() as session:
+        said: dict[str, Any] = {"length_bytes": 9, "expected_digest": None, "expiry_seconds": 3600}
+        upload = uploads.create(session, project, max_open=5, **said)
+        turn = uploads.take_turn(session, upload.id, 3600)
+        uploads.count(session, turn, Part("0" * 64, 0, 5), 3600)
+        whole = uploads.create(session, project, max_open=5, **said | {"length_bytes": 0})
+        uploads.complete(session, whole.id, kept.given, 3600)
+    back_up(settings, tmp_path / "backup")
+    restore(elsewhere, tmp_path / "backup")
+    database = Database(elsewhere.database)
+    with database.reading() as session:
+        assert session.scalars(select(Upload.id)).all() == [whole.id]
+        assert session.scalars(select(UploadPart.name)).all() == []
+        assert session.scalars(select(DiscardedCopy.name)).all() == []
+    database.close()
+
+
+def test_a_checkpoint_is_left_out(
+    settings: Settings, elsewhere: Settings, kept: Kept, blobs: BlobStore, tmp_path: Path
+) -> None:
+    """The service may discard it at any moment, while it is copied, too."""
+    saved = blobs.put([b"checkpoint"], 100)
+    with kept.database.transaction() as session:
+        refer(session, saved)
+        checkpoints.record(session, session.get_one(Job, kept.job.id), 1, 10, saved)
+    kept.path(settings, saved).unlink()
+    back_up(settings, tmp_path / "backup")
+    restore(elsewhere, tmp_path / "backup")
+    database = Database(elsewhere.database)
+    with database.reading() as session:
+        assert checkpoints.find(session, kept.job.id, 1) is None
+        assert session.get_one(Job, kept.job.id).last_position == 0
+    database.close()
 
 
 def test_a_backup_that_fails_leaves_nothing(settings: Settings, kept: Kept, tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ import pytest
 from sqlalchemy import select, update
 
 from store import checkpoints, jobs, sweeps
-from store.blobs import BlobStore, StoredBlob, refer
+from store.blobs import BlobStore, StoredBlob, located, refer
 from store.database import Database
 from store.leases import Fenced
-from store.tables import Blob, Checkpoint, Job, JobStatus
+from store.tables import Blob, Checkpoint, Dataset, DiscardedCopy, Job, JobStatus
 from store.transitions import Trigger
 
 
@@ -71,7 +71,32 @@ def test_each_takes_the_place_of_the_last_and_goes_with_its_round(
     assert rows(database) == [(1, 1, 3, third.digest)]
     with database.transaction() as session:
         assert checkpoints.find(session, job.id, 0) is None
-        assert session.get(Blob, first.digest) is not None, "its content is for the collector"
+        for gone in (first, second):
+            assert session.get(Blob, gone.digest) is None
+        assert set(session.scalars(select(DiscardedCopy.name))) == {first.name, second.name}
+        assert session.get_one(Blob, third.digest).name == third.name
+
+
+def test_content_that_something_else_refers_to_stays(
+    database: Database, submit: Callable[..., Job], blobs: BlobStore, save: Save
+) -> None:
+    submit()
+    job = claim(database)
+    with database.reading() as session:
+        given = session.scalars(select(Dataset.blob_digest)).one()
+        copy = located(session, given)
+
+    def record(step: int) -> None:
+        with database.transaction() as session:
+            refer(session, copy)
+            checkpoints.record(session, job, 0, step, copy)
+
+    for step in (10, 20):
+        record(step)  # the second is of the same content
+    save(job, 0, 30)
+    with database.reading() as session:
+        assert session.get_one(Blob, given).name == copy.name
+        assert session.scalars(select(DiscardedCopy.name)).all() == []
 
 
 def test_only_who_holds_the_job_writes_one_and_only_for_the_awaited_entry(

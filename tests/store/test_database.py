@@ -11,6 +11,7 @@ import pytest
 from postgres import PostgresServer
 from pydantic import ValidationError
 from sqlalchemy import delete, func, select, text, update
+from sqlalchemy.exc import DBAPIError
 
 from store import jobs
 from store.blobs import StoredBlob, located, refer
@@ -53,6 +54,14 @@ def test_another_database_is_refused_and_its_password_is_not_shown() -> None:
     with pytest.raises(ValidationError, match="begins with postgresql:// or sqlite:///") as refused:
         Settings(database_url="mysql://user:hunter2@db/espalier")
     assert "hunter2" not in str(refused.value)
+
+
+def test_an_error_does_not_tell_what_was_to_be_stored(database: Database) -> None:
+    """It is logged, and sent with a trace."""
+    with pytest.raises(DBAPIError) as error, database.transaction() as session:
+        session.execute(text("insert into no_such_table values (:content)"), {"content": "a user's own"})
+    assert "no_such_table" in str(error.value)
+    assert "a user's own" not in str(error.value)
 
 
 def test_its_clock_goes_on_within_a_transaction(database: Database) -> None:

@@ -123,6 +123,21 @@ def test_the_next_attempt_is_given_it_and_says_once_what_became_of_it(
     assert "this one is the last" in told(fleet)[-1][1]["reason"]
 
 
+def test_steps_that_are_made_up_end_the_job_all_the_same(begin: Callable[[], JobAttempt], fleet: Fleet) -> None:
+    def failures() -> int:
+        with fleet.database.reading() as session:
+            return session.scalars(select(Job.failures)).one()
+
+    for step in (10, 20, 30):
+        attempt = begin()
+        announce(attempt, step)
+        assert stored(fleet)[0][1] == step
+        assert failures() == attempt.job.failures == step / 10 - 1
+    attempt.checkpoints._next_at = attempt.checkpoints._progress_from = time.monotonic()
+    announce(attempt, 40)
+    assert failures() == 0, "it has worked for a while"
+
+
 @pytest.mark.parametrize("loss", ["gone", "damaged"])
 def test_content_that_is_lost_is_done_without(loss: str, begin: Callable[[], JobAttempt], fleet: Fleet) -> None:
     announce(begin(), 10)

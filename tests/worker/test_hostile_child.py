@@ -48,6 +48,8 @@ def test_only_regular_files_of_its_own_folder_are_taken(folder: Folder, blobs: B
         b'{"type": "exec", "code": "1"}',
         b'{"type": "failed", "code": "Not A Code", "message": ""}',
         b'{"type": "progress", "round": 0, "step": -1, "steps": 10}',
+        b'{"type": "progress", "round": null, "step": 1' + b"0" * 400 + b', "steps": 1}',
+        b'{"type": "progress", "round": 1' + b"0" * 400 + b', "step": 1, "steps": 1}',
         b'{"type": "round", "position": 0, "number": 0, "sparsity": 0, "report": {"metrics": {}},'
         b' "files": {"model": "../../etc/passwd"}}',
         b'{"type": "round", "position": 0, "number": 0, "sparsity": 0, "files": {},'

@@ -9,25 +9,38 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fleet import Fleet
 from sqlalchemy import func, select
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
 
-from store import jobs
+from store import counters, intake, jobs
 from store.blobs import BlobsAway
 from store.database import Database
 from store.settings import Settings
-from store.tables import Artifact, Attempt, Event, Job, JobStatus, Model
+from store.tables import Artifact, Attempt, Dataset, Event, Job, JobStatus, Model, Round
 from store.transitions import Trigger
-from worker.attempts import JobAttempt
+from worker.attempts import IntakeAttempt, JobAttempt
 from worker.children import Child, Children
 from worker.devices import Slot
 from worker.folder import Folder
 from worker.lease import Lease
-from worker.messages import BadMessage, Exported, Finished, Metrics, NotExported, RoundDone, Started, parse
+from worker.messages import (
+    BadMessage,
+    Checkpointed,
+    Exported,
+    Finished,
+    Metrics,
+    NotExported,
+    RoundDone,
+    Started,
+    parse,
+)
 from worker.room import Room
 from worker.supervisor import Supervisor
 
@@ -72,6 +85,47 @@ def test_what_is_said_twice_is_refused(attempt: JobAttempt, database: Database) 
         types = session.scalars(select(Event.type).where(Event.job_id == attempt.job.id)).all()
         assert types.count("artifact.missing") == 1
         assert session.scalar(select(func.count()).select_from(Artifact)) == 1
+
+
+def test_another_entry_than_the_awaited_one_is_refused(attempt: JobAttempt) -> None:
+    """As a bad message, which ends the attempt: not as if the lease were lost, until which the job would hang."""
+    for position in (1, 0, 0, 2):
+        (attempt.folder.outputs / "model").write_bytes(b"weights")
+        (attempt.folder.outputs / "checkpoint").write_bytes(b"weights")
+        said = (round_done(position), Checkpointed(position=position, step=1, file="checkpoint"))
+        if attempt._next_position == position:
+            attempt.take(said[0])
+            continue
+        for message in said:
+            with pytest.raises(BadMessage, match="out of turn"):
+                attempt.take(message)
+
+
+def test_a_round_whose_commit_was_not_answered_is_stored_once(
+    attempt: JobAttempt, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transaction, cut = database.transaction, iter([True])
+
+    @contextmanager
+    def cut_off() -> Iterator[Session]:
+        with transaction() as session:
+            yield session
+            is_round = session.scalar(select(Round.position)) is not None
+        if is_round and next(cut, False):
+            raise OperationalError("commit", {}, ConnectionError("server closed the connection unexpectedly"))
+
+    monkeypatch.setattr(database, "transaction", cut_off)
+    monkeypatch.setattr("worker.lease.RETRY_SECONDS", 0.01)
+    (attempt.folder.outputs / "model").write_bytes(b"weights")
+    attempt.take(round_done(0))
+    assert next(cut, None) is None
+    with database.reading() as session:
+        assert session.scalars(select(Round.position)).all() == [0]
+        assert session.scalars(select(Event.type)).all() == ["job.queued", "job.running", "round.stored"]
+        counted = {row.name: row.value for row in counters.read(session)}
+    assert counted["rounds"] == 1
+    (attempt.folder.outputs / "model").write_bytes(b"weights")
+    attempt.take(round_done(1))
 
 
 def test_a_program_that_nobody_asked_for_is_refused(attempt: JobAttempt) -> None:
@@ -129,6 +183,24 @@ def test_metrics_that_nothing_can_be_chosen_by_cost_the_attempt(
         assert reason == "ValueError in the worker; its log says more"
 
 
+def test_a_blob_folder_that_is_away_lets_the_row_go(
+    attempt: JobAttempt, child: Child, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    supervisor = Supervisor.__new__(Supervisor)
+    supervisor.settings, supervisor.draining = attempt.settings, threading.Event()
+    supervisor.room = Room(attempt.blobs, attempt.settings)
+    child.messages.put(BadMessage("what comes when all else fails"))
+
+    def away() -> int:
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr(attempt.blobs, "free_bytes", away)
+    assert not supervisor._attend(attempt, child, Slot())
+    with database.reading() as session:
+        job = session.get_one(Job, attempt.job.id)
+        assert (job.status, job.failures, job.lease_until) == (JobStatus.QUEUED, 0, None)
+
+
 def test_a_child_that_never_was_is_no_failure_of_the_job(
     attempt: JobAttempt, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,6 +218,22 @@ def test_a_child_that_never_was_is_no_failure_of_the_job(
         job = session.get_one(Job, attempt.job.id)
         assert (job.status, job.failures) == (JobStatus.QUEUED, 0)
         assert "could not be started" in session.scalars(select(Attempt.reason)).one()
+
+
+def test_a_validation_that_does_not_end_leaves_the_slot_to_others(fleet: Fleet, child: Child, tmp_path: Path) -> None:
+    dataset = fleet.add_dataset()
+    with fleet.database.transaction() as session:
+        row = intake.claim(session, "w", 60)
+    assert isinstance(row, Dataset)
+    settings = fleet.settings.model_copy(update={"validation_seconds": 0.3})
+    supervisor = Supervisor.__new__(Supervisor)
+    supervisor.settings, supervisor.draining = settings, threading.Event()
+    supervisor.room = Room(fleet.blobs, settings)
+    lease = Lease(fleet.database, settings, Dataset, row.id, row.attempt, supervisor.draining)
+    with Folder(tmp_path / "attempt-1", 1000) as folder:
+        assert not supervisor._attend(IntakeAttempt(row, lease, folder, fleet.blobs, settings), child, Slot())
+    ended = fleet._fetch(dataset)
+    assert (ended.status, ended.lease_until, ended.error["code"]) == ("invalid", None, "out_of_time")
 
 
 def test_a_death_by_a_signal_without_a_name_is_told(child: Child) -> None:
