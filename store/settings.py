@@ -79,7 +79,8 @@ class Settings(BaseSettings):
     """Webhooks may lead to private addresses, and by plain HTTP: for networks in which every project is trusted."""
 
     lease_seconds: float = Field(60, gt=0)
-    renew_seconds: float = Field(15, gt=0)
+    renew_seconds: float = Field(3, gt=0)
+    """A worker hears of a cancel or a pause no later than this."""
     sweep_seconds: float = Field(3, gt=0)
     stop_grace_seconds: float = Field(10, gt=0)
     """Between asking a training process to stop and killing it: in a pause or a drain, it saves where it is."""

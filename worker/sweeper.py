@@ -13,7 +13,7 @@ from functools import partial
 from itertools import cycle
 
 from store import collection, deliveries, idempotency, logs, sweeps, uploads, workers
-from store.blobs import BlobsAway, open_blobs
+from store.blobs import BlobsAway, BlobStore, open_blobs
 from store.database import AWAY, Database
 from store.queue import Bell
 from store.settings import Settings
@@ -106,6 +106,15 @@ def keep_sending(sender: Sender, stop: threading.Event) -> None:
     sender.close()
 
 
+def keep_making_room(database: Database, blobs: BlobStore, stop: threading.Event, every_seconds: float) -> None:
+    """In a thread of its own: a bucket that hangs holds up no lease that runs out. It removes before it writes: on a
+    full disk that alone can be done."""
+    shards = cycle(random.sample(collection.SHARDS, len(collection.SHARDS)))  # sweepers go through them apart
+    while not stop.wait(every_seconds):
+        survives(partial(blobs.clear_incoming, ABANDONED_SECONDS))
+        survives(partial(collection.collect, database, blobs, next(shards)))
+
+
 def survives(work: Callable[[], object]) -> bool:
     """Do a part of a sweep; whether it went well. Whatever it meets (a database or a bucket that is away, a full disk)
     is over some time: the other parts are done all the same, and this one again at the next turn."""
@@ -129,14 +138,14 @@ def main() -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    shards = cycle(random.sample(collection.SHARDS, len(collection.SHARDS)))  # sweepers go through them apart
-    sending = threading.Thread(target=keep_sending, args=(Sender(database, settings), stop), name="webhooks")
-    sending.start()
+    beside = [
+        threading.Thread(target=keep_sending, args=(Sender(database, settings), stop), name="webhooks"),
+        threading.Thread(target=keep_making_room, args=(database, blobs, stop, settings.sweep_seconds), name="room"),
+    ]
+    for thread in beside:
+        thread.start()
     while not stop.wait(settings.sweep_seconds):
         went_well = survives(partial(sweep, database, bell))
-        # What makes room comes before what writes; on a full disk it alone can be done.
-        survives(partial(blobs.clear_incoming, ABANDONED_SECONDS))
-        survives(partial(collection.collect, database, blobs, next(shards)))
         survives(partial(drop_artifacts, database))
         survives(partial(clear_deliveries, database))
         survives(partial(expire_keys, database))
@@ -144,7 +153,8 @@ def main() -> None:
         survives(partial(expire_uploads, database))
         if went_well:
             survives((settings.data_dir / SWEPT).touch)
-    sending.join()
+    for thread in beside:
+        thread.join()
     bell.close()
     database.close()
 
