@@ -335,6 +335,18 @@ def test_what_becomes_of_the_learning_rate_from_round_to_round(
         assert seen == [first, *later, whole], mode
 
 
+@pytest.mark.parametrize("weights", ["reset", "continue"])
+def test_where_the_learning_rate_alone_is_rewound_the_ticket_is_of_the_first_weights(
+    weights, toy_conv, make_dataset, make_recipe
+) -> None:
+    dataset = make_dataset((1, 4, 4), 3, 60)
+    between = {"weights": weights, "learning_rate": "rewind", "step": 3}
+    for round_ in run(toy_conv, dataset, make_recipe(between_rounds=between)):
+        for key, first in toy_conv.state_dict().items():
+            mask = round_.masks.get(key, torch.ones(first.shape, dtype=torch.bool))
+            assert torch.equal(round_.ticket[key], first.masked_fill(~mask, 0)), key
+
+
 def test_a_rewound_final_entry_trains_as_a_rewound_round_does(toy_conv, make_dataset, make_recipe) -> None:
     """From the step on that its weights are from: under the same masks it is the last round once more."""
     recipe = make_recipe(
