@@ -431,9 +431,14 @@ class Recipe(Section):
         return self
 
     @property
+    def rewinds_weights(self) -> bool:
+        """Whether any entry begins at round 0's weights at a step; the learning rate alone may be rewound, too."""
+        return "rewind" in (self.between_rounds.weights, self.finally_.weights)
+
+    @property
     def needs_round_0(self) -> bool:
         """Whether later rounds go back to round 0: to its weights at a step, or to what it has learnt."""
-        return self.between_rounds.step is not None or self.training.distillation is not None
+        return self.rewinds_weights or self.training.distillation is not None
 
     def to_json(self) -> dict[str, Any]:
         """The recipe in full, under its names on the wire."""

@@ -71,7 +71,7 @@ class Trainer:
             self._keep_round_0(load(0))
 
     def _keep_round_0(self, dense: Stored) -> None:
-        if self._recipe.between_rounds.step is not None:
+        if self._recipe.rewinds_weights:
             self.origins = Origins(self.origins.initial, dense.ticket, self._recipe.seed)
         if self._recipe.training.distillation is not None:
             self._teacher = copy.deepcopy(self.model)
@@ -129,7 +129,7 @@ class Trainer:
         """The entry itself, trained and evaluated."""
         started = time.perf_counter() - (taken_up.seconds if taken_up else 0.0)
         trained = self._train(entry, entry.masks, epochs_before, started, optimizer, taken_up)
-        if entry.number == 0 and self._recipe.between_rounds.step is not None:
+        if entry.number == 0 and self._recipe.rewinds_weights:
             assert trained.kept is not None, "round 0 trains past the step to rewind to, however early it may stop"
             self.origins = Origins(self.origins.initial, trained.kept, self._recipe.seed)
         trained_at = time.perf_counter()
@@ -183,7 +183,7 @@ class Trainer:
                 rate=rate,
                 optimizer_state=optimizer,
                 keep_optimizer_state=between.optimizer_state == "keep" and number is not None and control is None,
-                keep_step=between.step if number == 0 else None,
+                keep_step=between.step if number == 0 and self._recipe.rewinds_weights else None,
                 teacher=self._teacher,
                 progress=self._tell(number, quiet=control is not None),
                 midway=taken_up.midway if taken_up else None,

@@ -90,6 +90,9 @@ def _layer(trail: Trail, node: fx.Node, module: PrunableModule) -> Flow:
         else:
             consumed.group.slices.append(consumed.slice_of(weight, 1, blocks))
             consumed.group.outgoing.append(consumed.slice_of(weight, 1, blocks))
+    own = _own(trail, path)
+    if reason is None and any(trail.uses[part.name] > 1 for part in own):
+        reason = f"the bias of {path} is used more than once"  # what is masked of it would be missing elsewhere
     draft.reason = draft.reason or reason
     return Flow(draft, dim)
 
@@ -104,7 +107,7 @@ def _depthwise(trail: Trail, node: fx.Node) -> list[Flow] | None:
     before = trail.of(source)
     num_inputs = shape(source)[1]
     is_known = sum(flow.group.size * flow.span for flow in before) == num_inputs and all(f.dim == 1 for f in before)
-    if not is_known or trail.uses[trail.names[f"{path}.weight"]] > 1:
+    if not is_known or any(trail.uses[part.name] > 1 for part in _own(trail, path)):
         return None
     multiplier = shape(node)[1] // num_inputs  # filters of an input, which stand side by side
     flows = [Flow(flow.draft, 1, flow.span * multiplier, flow.offset * multiplier) for flow in before]

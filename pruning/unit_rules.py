@@ -47,7 +47,7 @@ def _normalises(trail: Trail, node: fx.Node, flows: list[Flow]) -> list[Flow] | 
     if node.op != "call_module" or f"{path}.weight" not in trail.names or any(flow.dim != 1 for flow in flows):
         return None  # without a scale and shift to mask, normalised zeros would not be zero
     weight, bias = trail.names[f"{path}.weight"], trail.names[f"{path}.bias"]
-    if trail.uses[weight] > 1:
+    if max(trail.uses[weight], trail.uses[bias]) > 1:
         return None
     buffers = [f"{path}.{name}" for name, buffer in trail.modules[path].named_buffers() if buffer.dim() == 1]
     for flow in flows:

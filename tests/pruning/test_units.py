@@ -231,6 +231,20 @@ def test_tied_weights_are_one_layer_and_not_prunable_by_unit() -> None:
     assert "more than once" in reasons["0"]
 
 
+@pytest.mark.parametrize("num_units", [4, 6])
+def test_units_whose_bias_another_layer_has_as_well_are_not_prunable(num_units) -> None:
+    """Masked with one layer's unit, it would be missing in a unit of the other that is kept."""
+    model = nn.Sequential(nn.Linear(4, num_units), nn.ReLU(), nn.Linear(num_units, num_units), nn.Linear(num_units, 2))
+    model[2].bias = model[0].bias
+    groups, reasons = find_units(model, torch.randn(2, 4))
+    assert groups == []
+    assert {layer: "bias" in reasons[layer] for layer in ("0", "2")} == {"0": True, "2": True}
+
+    normed = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    normed[3].bias = normed[1].bias
+    assert find_units(normed, torch.randn(2, 4))[0] == []
+
+
 def test_unit_scores_reduce_incoming_weights_and_add_coupled_layers() -> None:
     groups, _ = find_units(Residual(), torch.randn(2, 2, 8, 8))
     group = groups[0]
