@@ -10,7 +10,6 @@ from sqlalchemy import (
     Index,
     PrimaryKeyConstraint,
     String,
-    Text,
     UniqueConstraint,
 )
 from sqlalchemy.orm import Mapped, mapped_column
@@ -20,7 +19,15 @@ from store.access_tables import AuditEntry as AuditEntry
 from store.access_tables import ExchangedToken as ExchangedToken
 from store.access_tables import Project as Project
 from store.access_tables import TrustRule as TrustRule
+from store.request_tables import IdempotencyKey as IdempotencyKey
+from store.request_tables import Upload as Upload
+from store.request_tables import UploadPart as UploadPart
 from store.schema import Base as Base
+from store.webhook_tables import Delivery as Delivery
+from store.webhook_tables import Webhook as Webhook
+from store.worker_tables import Counter as Counter
+from store.worker_tables import StepTime as StepTime
+from store.worker_tables import Worker as Worker
 
 
 class JobStatus(StrEnum):
@@ -78,78 +85,6 @@ class DiscardedCopy(Base):
     __tablename__ = "discarded_copies"
 
     name: Mapped[str] = mapped_column(String(81), primary_key=True)
-
-
-class Worker(Base):
-    """A worker process, as it announced itself: `store.workers`."""
-
-    __tablename__ = "workers"
-
-    id: Mapped[str] = mapped_column(String(200), primary_key=True)
-    """The name that it writes into the rows it holds: hostname:pid."""
-    pool: Mapped[str] = mapped_column(String(60))
-    device: Mapped[str] = mapped_column(String(20))
-    """cpu or cuda."""
-    slots: Mapped[int]
-    """Jobs at a time."""
-    hostname: Mapped[str] = mapped_column(String(200))
-    version: Mapped[str] = mapped_column(String(40))
-    started_at: Mapped[float]
-    seen_at: Mapped[float]
-    """Its last heartbeat."""
-    state: Mapped[str] = mapped_column(String(20))
-    """ready, draining or stopped."""
-
-
-class Counter(Base):
-    """A number that only rises, written in the transaction of what it counts: `store.counters`."""
-
-    __tablename__ = "counters"
-    __table_args__ = (PrimaryKeyConstraint("name", "labels"),)
-
-    name: Mapped[str] = mapped_column(String(60))
-    labels: Mapped[str] = mapped_column(String(300))
-    """JSON object of strings, keys sorted: part of the key, and so text."""
-    value: Mapped[float]
-
-
-class Upload(Base):
-    """A resumable upload. Its changes go through `store.uploads` and nothing else."""
-
-    __tablename__ = "uploads"
-    __table_args__ = (
-        Index(None, "project_id", "id"),
-        Index(None, "expires_at"),
-        Index(None, "blob_digest"),
-    )
-
-    id: Mapped[str] = mapped_column(String(40), primary_key=True)
-    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
-    length_bytes: Mapped[int | None] = mapped_column(default=None)
-    """Of the whole, once the client has said it; then it stays so."""
-    offset_bytes: Mapped[int] = mapped_column(default=0)
-    """How much has arrived and would survive a power cut. Never falls."""
-    turn: Mapped[int] = mapped_column(default=0)
-    """Only ever rises: the fencing token. The request that raised it last is the one whose content counts."""
-    expected_digest: Mapped[str | None] = mapped_column(String(64), default=None)
-    """What the client promised of the whole; null: nothing."""
-    blob_digest: Mapped[str | None] = mapped_column(ForeignKey("blobs.digest"), default=None)
-    """The whole; null until the upload is complete."""
-    created_at: Mapped[float]
-    expires_at: Mapped[float]
-
-
-class UploadPart(Base):
-    """Counted content of an upload that is not complete, in the order of `start_bytes`, without gaps."""
-
-    __tablename__ = "upload_parts"
-
-    name: Mapped[str] = mapped_column(String(81), primary_key=True)
-    """Of its file or object, in the same place and form as a copy's name."""
-    upload_id: Mapped[str] = mapped_column(ForeignKey("uploads.id"), index=True)
-    start_bytes: Mapped[int]
-    size_bytes: Mapped[int]
-    """What counts of it: its file may be longer."""
 
 
 class Model(Leased, Base):
@@ -352,57 +287,6 @@ class Event(Base):
     data: Mapped[dict[str, Any]]
 
 
-class Webhook(Base):
-    """Where a project wants to hear of its jobs: `store.webhooks`."""
-
-    __tablename__ = "webhooks"
-    __table_args__ = (Index(None, "project_id", "id"),)
-
-    id: Mapped[str] = mapped_column(String(40), primary_key=True)
-    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
-    url: Mapped[str] = mapped_column(String(2000))
-    events: Mapped[str] = mapped_column(String(400))
-    """Types, each between two spaces, so that one LIKE finds it; or `*`, in the same manner."""
-    description: Mapped[str] = mapped_column(String(400))
-    enabled: Mapped[bool] = mapped_column(default=True)
-    disabled_reason: Mapped[str | None] = mapped_column(String(400), default=None)
-    """Where the service disabled it; null where its project did."""
-    failing_since: Mapped[float | None] = mapped_column(default=None)
-    """Since when every attempt failed; null: the last one went well, or none was made."""
-    rotation: Mapped[int] = mapped_column(default=0)
-    """Rises with every new secret, which derives from it."""
-    rotated_at: Mapped[float | None] = mapped_column(default=None)
-    created_at: Mapped[float]
-
-
-class Delivery(Base):
-    """One message to one webhook, written in the transaction of what it tells: `store.deliveries`."""
-
-    __tablename__ = "deliveries"
-    __table_args__ = (
-        PrimaryKeyConstraint("webhook_id", "id"),
-        Index(None, "next_attempt_at"),
-        Index(None, "created_at"),
-    )
-
-    webhook_id: Mapped[str] = mapped_column(ForeignKey("webhooks.id", ondelete="CASCADE"))
-    id: Mapped[str] = mapped_column(String(40))
-    """Of the message: several webhooks may get the same one."""
-    type: Mapped[str] = mapped_column(String(40))
-    data: Mapped[dict[str, Any]]
-    status: Mapped[str] = mapped_column(String(20))
-    """pending, delivered or failed."""
-    attempt: Mapped[int]
-    """Only ever rises: the fencing token of whoever sends it."""
-    attempts: Mapped[list[Any]]
-    """{at, status_code, milliseconds, error} of the latest ones."""
-    failures: Mapped[int]
-    """Since it was made or asked for again: its place in the schedule of retries."""
-    next_attempt_at: Mapped[float | None]
-    """Null where it has ended. While somebody sends it, the end of the lease: should the sender die, it is due then."""
-    created_at: Mapped[float]
-
-
 class JobLabel(Base):
     """One entry of a job's metadata, to find the job by; `options` hold them all as they are shown."""
 
@@ -416,53 +300,3 @@ class JobLabel(Base):
     project_id: Mapped[str] = mapped_column(String(40))
     key: Mapped[str] = mapped_column(String(64))
     value: Mapped[str] = mapped_column(String(512))
-
-
-class IdempotencyKey(Base):
-    """A request that is not done twice, and what it was answered: `store.idempotency`."""
-
-    __tablename__ = "idempotency_keys"
-    __table_args__ = (PrimaryKeyConstraint("project_id", "route", "key"), Index(None, "expires_at"))
-
-    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
-    route: Mapped[str] = mapped_column(String(200))
-    key: Mapped[str] = mapped_column(String(255))
-    fingerprint: Mapped[str] = mapped_column(String(64))
-    """sha256 of what was asked for, a streamed body aside."""
-    content_digest: Mapped[str | None] = mapped_column(String(64), default=None)
-    """sha256 of a streamed body, once it has come whole."""
-    holder: Mapped[str] = mapped_column(String(40))
-    """The request that does the work: the fencing token of a reservation."""
-    status: Mapped[int | None] = mapped_column(default=None)
-    """Of the answer; null: the work goes on."""
-    headers: Mapped[dict[str, Any] | None] = mapped_column(default=None)
-    body: Mapped[str | None] = mapped_column(Text, default=None)
-    expires_at: Mapped[float]
-    """Of the answer; or of the reservation, which its holder renews while it works."""
-
-
-class StepTime(Base):
-    """How long a network takes to train on a pool, as finished rounds have shown: `store.step_times`."""
-
-    __tablename__ = "step_times"
-    __table_args__ = (PrimaryKeyConstraint("pool", "architecture", "batch_size"),)
-
-    pool: Mapped[str] = mapped_column(String(60))
-    architecture: Mapped[str] = mapped_column(String(64))
-    """sha256 of its layers: networks that differ in their weights alone are one."""
-    batch_size: Mapped[int]
-    macs: Mapped[int | None] = mapped_column(default=None)
-    """Of one example through the dense network."""
-    seconds_per_step: Mapped[float]
-    """An exponential mean, as the next three."""
-    seconds_per_entry: Mapped[float]
-    """Of an entry, beside its steps: pruning, evaluating, storing."""
-    seconds_to_start: Mapped[float]
-    """Of an attempt, before its first entry begins."""
-    seconds_to_end: Mapped[float] = mapped_column(default=0.0)
-    """Of a job, behind its last entry: its exports."""
-    fraction_made: Mapped[float | None] = mapped_column(default=None)
-    """Of the planned entries, by jobs that a floor or patience may end before; null: there was none yet."""
-    num_measured: Mapped[int]
-    """Entries."""
-    measured_at: Mapped[float]
