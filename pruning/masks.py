@@ -127,7 +127,8 @@ def prune_smallest_of_rows(scores: Tensor, kept: Tensor, count: int, generator: 
         raise ValueError(f"cannot prune {count} of every row: a row keeps fewer, or a score is not a number")
     # A stable sort of randomly ordered columns: what ties falls by the draw, not by position.
     order = torch.rand(scores.shape, generator=generator).argsort(1)
-    values = scores.float().masked_fill(~kept, math.inf).gather(1, order)
+    # Pruned entries come last, behind kept ones that are infinite.
+    values = scores.float().clamp(max=torch.finfo(torch.float32).max).masked_fill(~kept, math.inf).gather(1, order)
     falls = order.gather(1, values.argsort(dim=1, stable=True)[:, :count])
     return kept.scatter(1, falls, False)
 

@@ -63,7 +63,7 @@ def by_row(
     pruned = {}
     for name, count in counts.items():
         rows = budget.num_rows(name)
-        shaped = by(scores[name]).view(rows, -1), kept[name].view(rows, -1)
+        shaped = by(scores[name]).reshape(rows, -1), kept[name].view(rows, -1)
         pruned[name] = prune_smallest_of_rows(*shaped, count // rows, generator).view_as(kept[name])
     return pruned
 

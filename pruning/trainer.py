@@ -190,7 +190,7 @@ class Trainer:
                 offer=self._offer_of(entry, started, control),
             )
         except Diverged as diverged:
-            diverged.number = number
+            diverged.number, diverged.control = number, control
             raise
 
     def _offer_of(self, entry: _Entry, started: float, control: str | None) -> OfferMidway | None:

@@ -52,15 +52,19 @@ PROGRESS_EVERY_STEPS = 10
 
 
 class Diverged(ArithmeticError):
-    """The loss is no longer a number. `number` is the round's, set by the loop; null for the final entry."""
+    """The loss is no longer a number. `number` is the round's, set by the loop; null for the final entry. `control` is
+    the name of the round's control, where that diverged and not the round itself."""
 
-    def __init__(self, step: int, number: int | None = None) -> None:
-        super().__init__(step, number)
+    def __init__(self, step: int, number: int | None = None, control: str | None = None) -> None:
+        super().__init__(step, number, control)
         self.step = step
         self.number = number
+        self.control = control
 
     def __str__(self) -> str:
         entry = "the final entry" if self.number is None else f"round {self.number}"
+        if self.control is not None:
+            entry = f"the control {self.control} of {entry}"
         return f"the loss of {entry} is not finite at step {self.step}; lower training.optimizer.lr"
 
 

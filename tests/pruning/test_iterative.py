@@ -360,6 +360,22 @@ def test_progress_and_divergence_name_the_round(toy_conv, make_dataset, make_rec
     assert (caught.value.number, caught.value.step) == (0, 1)
 
 
+def test_a_control_that_diverges_is_named(toy_conv, make_dataset, make_recipe, monkeypatch) -> None:
+    real, calls = trainer.train, []
+
+    def train(*args, **options):
+        calls.append(options)
+        if len(calls) == 3:
+            raise Diverged(4)
+        return real(*args, **options)
+
+    monkeypatch.setattr(trainer, "train", train)
+    rounds = prune_iteratively(toy_conv, make_dataset((1, 4, 4), 3), make_recipe(controls=["random_mask"]))
+    next(rounds)
+    with pytest.raises(Diverged, match="the control random_mask of round 1 is not finite at step 4"):
+        next(rounds)
+
+
 def test_a_real_dataset_with_the_dropnet_preset() -> None:
     from sklearn.datasets import load_digits
 

@@ -5,7 +5,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pruning.masks import MaskError, apply_masks, check_masks, prune_smallest, prune_smallest_above_floors
+from pruning.masks import (
+    MaskError,
+    apply_masks,
+    check_masks,
+    prune_smallest,
+    prune_smallest_above_floors,
+    prune_smallest_of_rows,
+)
 
 few_values = st.sampled_from([-2.0, -1.0, -0.0, 0.0, 0.5, 1.0, 1e-38, 3.4e38])
 tensors = st.lists(st.lists(st.tuples(few_values, st.booleans()), min_size=1, max_size=12), min_size=1, max_size=3)
@@ -93,6 +100,12 @@ def test_floors_hold_and_still_exactly_k_go(rows, data) -> None:
         assert int(mask.sum()) >= floors[name]
         if int((~mask).sum()):
             assert scores[name][~mask].max() <= scores[name][mask].min(), "a starved tensor keeps its best"
+
+
+def test_rows_lose_exactly_k_where_what_is_kept_scores_infinity() -> None:
+    scores = torch.tensor([[float("inf"), float("inf"), 1.0, 2.0]] * 20)
+    kept = torch.tensor([[True, True, False, False]] * 20)
+    assert prune_smallest_of_rows(scores, kept, 1, draw()).sum(1).tolist() == [1] * 20
 
 
 def test_apply_masks_leaves_positive_zeros() -> None:

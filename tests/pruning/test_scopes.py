@@ -174,3 +174,18 @@ def test_overrides_of_units_hold_for_coupled_layers_once(make_recipe) -> None:
     budget = what_competes(model, torch.zeros(2, 1, 8, 8), recipe).budget
     assert sum(layer.size for layer in budget.layers.values()) == budget.size
     assert len(budget.layers) < sum(1 for m in model.modules() if isinstance(m, torch.nn.Conv2d))
+
+
+@pytest.mark.parametrize("scope", ["layerwise", "global", "row", "erk"])
+def test_scores_may_lie_in_memory_as_they_like(scope) -> None:
+    """A network that is stored channels last loses the weights that it would lose otherwise."""
+    recipe = recipe_of(scope, SCHEDULES["one shot"])
+    budget, kept = Budget.of(recipe, LAYERS), {n: torch.ones(shape, dtype=torch.bool) for n, shape in SHAPES.items()}
+    scores = scores_of(0, 1000)
+    last = {n: s.contiguous(memory_format=torch.channels_last) if s.dim() == 4 else s for n, s in scores.items()}
+    counts = budget.counts(count_kept(kept), 1)
+    one, other = (
+        scope_of(budget)(given, kept, counts, budget, torch.Generator().manual_seed(0), torch.abs)
+        for given in (scores, last)
+    )
+    assert all(torch.equal(one[name], other[name]) for name in kept)
