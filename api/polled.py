@@ -123,8 +123,10 @@ class Polls:
     def __init__(self, database: Database) -> None:
         self.memory = Memory()
         self._engine = database.engine
-        self._compiled = _statement().compile(self._engine)
-        self._sql = str(self._compiled)
+        compiled = _statement().compile(self._engine)
+        self._sql = str(compiled)
+        self._constants = compiled.params
+        self._order = compiled.positiontup or ()
         self._sqlite: sqlite3.Connection | None = None
         self._postgres: psycopg.AsyncConnection[Any] | None = None
         self._connecting: asyncio.Task[None] | None = None
@@ -161,15 +163,15 @@ class Polls:
 
     async def _row(self, given: dict[str, str]) -> Any:
         if self._sqlite is not None:
-            values = self._compiled.construct_params(given)
-            [*rows] = self._sqlite.execute(self._sql, [values[name] for name in self._compiled.positiontup or ()])
+            values = self._constants | given
+            rows = self._sqlite.execute(self._sql, [values[name] for name in self._order]).fetchall()
             return rows[0] if rows else None
         if self._postgres is None:
             return None
         if self._postgres.closed:
             self._reconnect()
             return None
-        cursor = await self._postgres.execute(self._sql, self._compiled.construct_params(given), prepare=True)
+        cursor = await self._postgres.execute(self._sql, self._constants | given, prepare=True)
         return await cursor.fetchone()
 
     def _reconnect(self) -> None:

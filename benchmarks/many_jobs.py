@@ -55,13 +55,14 @@ def fill(database: Database, num: int, status: str) -> str:
     job_id = ""
     for start in range(0, num, BATCH):
         with database.transaction() as session:
-            ids = [new_id("job") for _ in range(min(BATCH, num - start))]
+            ids = sorted(new_id("job") for _ in range(min(BATCH, num - start)))
             project_id = project(session)
             session.execute(insert(Job), [_job(job_id, project_id, status) for job_id in ids])
             if status != "queued":
                 session.execute(insert(Attempt), [_attempt(job_id, status) for job_id in ids])
                 # Rounds are the larger table by far; the newest jobs, which lists show, have theirs.
-                session.execute(insert(Round), [_round(job_id, position) for job_id in ids[-200:] for position in range(4)])
+                newest = [_round(job_id, position) for job_id in ids[-200:] for position in range(4)]
+                session.execute(insert(Round), newest)
             job_id = ids[-1]
     return job_id
 
