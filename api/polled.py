@@ -181,7 +181,8 @@ class Polls:
     async def _connect(self) -> None:
         words, named = self._engine.dialect.create_connect_args(self._engine.url)
         if self._engine.dialect.name == "sqlite":
-            self._sqlite = sqlite3.connect(*words, **{**named, "timeout": 0, "isolation_level": None})
+            never_waits: dict[str, Any] = {**named, "timeout": 0, "isolation_level": None}
+            self._sqlite = sqlite3.connect(*words, **never_waits)
             self._sqlite.execute("PRAGMA query_only=ON")
             return
         while True:

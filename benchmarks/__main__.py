@@ -18,7 +18,9 @@ from benchmarks import api_speed, scores, selection, steps, table_sizes, uploads
 def main() -> None:
     parser = argparse.ArgumentParser(description="the measured claims; medians of CPU time with one thread")
     parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--large", action="store_true", help="selection over 1e8 weights (6 GB of memory) and a million jobs, too")
+    parser.add_argument(
+        "--large", action="store_true", help="selection over 1e8 weights (6 GB of memory) and a million jobs, too"
+    )
     parser.add_argument("--open-lth", type=Path, help="a checkout of facebookresearch/open_lth, to compare with")
     given = parser.parse_args()
     torch.set_num_threads(1)

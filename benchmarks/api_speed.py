@@ -35,9 +35,7 @@ def report(num_requests: int, turns: int) -> list[str]:
             for status, path in paths[name].items():
                 ways[f"{name}, {status}"] = partial(server.cpu_of_request, path, _headers(), 200, num_requests)
             unchanged = _headers() | {"If-None-Match": '"r9"'}
-            ways[f"{name}, 304"] = partial(
-                server.cpu_of_request, paths[name]["running"], unchanged, 304, num_requests
-            )
+            ways[f"{name}, 304"] = partial(server.cpu_of_request, paths[name]["running"], unchanged, 304, num_requests)
         times = take_turns(ways, turns)
         tails = {
             name: server.latencies(paths[name]["running"], _headers(), 4 * num_requests, AT_ONCE)

@@ -20,6 +20,7 @@ from store.tables import Attempt, Blob, Dataset, Job, Model, Round
 KEY = "esp_a-key-for-the-benchmarks"
 POOL = "cpu"
 BATCH = 5000
+RECIPE = Recipe.model_validate({"strategy": "lottery_ticket_reset"}).to_json()
 
 
 @contextmanager
@@ -81,7 +82,7 @@ def _job(job_id: str, project_id: str, status: str) -> dict[str, Any]:
         "project_id": project_id,
         "model_id": "mdl_bench",
         "dataset_id": "ds_bench",
-        "recipe": Recipe(strategy="lottery_ticket_reset").to_json(),
+        "recipe": RECIPE,
         "gates": [{"metric": "accuracy", "split": "validation", "at_least": 0.9}],
         "select": "best",
         "artifacts": ["model", "masks", "ticket"],

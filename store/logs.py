@@ -54,7 +54,7 @@ def configure(settings: Settings, part: str, stream: TextIO | None = None) -> No
         logging.getLogger(talker).setLevel(logging.WARNING)
     logging.captureWarnings(True)
     # No line says where in the code it was written, or by which thread: finding out costs as much as the line.
-    logging._srcfile = None  # type: ignore[attr-defined]  # documented: "Optimization", logging's how-to
+    logging._srcfile = None  # documented: "Optimization" in the how-to of logging
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
 
 
