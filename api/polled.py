@@ -182,7 +182,7 @@ class Polls:
         words, named = self._engine.dialect.create_connect_args(self._engine.url)
         if self._engine.dialect.name == "sqlite":
             never_waits: dict[str, Any] = {**named, "timeout": 0, "isolation_level": None}
-            self._sqlite = sqlite3.connect(*words, **never_waits)
+            self._sqlite = sqlite3.connect(*words, **never_waits)  # type: ignore[call-overload]
             self._sqlite.execute("PRAGMA query_only=ON")
             return
         while True:
