@@ -18,6 +18,7 @@ from api.around import Around
 from api.edge import Edge
 from api.metrics import HttpMetrics
 from api.observed import Observed
+from api.polled import Polled
 from api.problems import (
     EVERYWHERE,
     documented,
@@ -75,7 +76,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         with opened(settings) as app.state.services:
-            async with app.state.services.waiting.running():
+            async with app.state.services.waiting.running(), app.state.services.polls.running():
                 yield
 
     app = FastAPIOffline(
@@ -97,6 +98,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.openapi = partial(openapi.openapi_of, app)  # type: ignore[method-assign]
 
     app.state.metrics = HttpMetrics()
+    app.add_middleware(Polled)
     app.add_middleware(Observed, metrics=app.state.metrics)
     app.add_middleware(Around)
     app.add_middleware(Edge)

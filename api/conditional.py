@@ -12,8 +12,11 @@ _WEIGHT = re.compile(r"0(\.[0-9]{0,3})?|1(\.0{0,3})?")
 def is_current(request: Request, etag: str) -> bool:
     """`If-None-Match` names `etag` (compared weakly, as RFC 9110 says for it) or is `*`."""
     given = request.headers.get("if-none-match")
-    if given is None:
-        return False
+    return given is not None and names(given, etag)
+
+
+def names(given: str, etag: str) -> bool:
+    """The same, of the header's value."""
     return any(tag.strip().removeprefix("W/") in ("*", etag) for tag in given.split(","))
 
 

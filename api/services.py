@@ -11,6 +11,7 @@ from fastapi import Depends, Request
 
 from api.hashes import Hashes
 from api.issuers import Issuers
+from api.polled import Polls
 from api.rate_limits import Rates
 from api.underway import Underway
 from api.waiting import Waiting
@@ -30,6 +31,7 @@ class Services:
     blobs: BlobStore
     bell: Bell
     waiting: Waiting
+    polls: Polls
     rates: Rates | None
     """Of the keys; None: they may ask as often as they like."""
     issuers: Issuers
@@ -48,6 +50,7 @@ def opened(settings: Settings) -> Iterator[Services]:
         open_blobs(settings),
         Bell(settings.broker_url),
         Waiting(database),
+        Polls(database),
         Rates(settings.rate_limit, settings.broker_url) if settings.rate_limit else None,
         Issuers(settings.oidc_addresses),
         Rates(EXCHANGES, None),

@@ -12,13 +12,15 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import scores, selection, steps, uploads, warm_start
+from benchmarks import api_speed, scores, selection, steps, table_sizes, uploads, warm_start
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="the measured claims; medians of CPU time with one thread")
     parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--large", action="store_true", help="selection over 1e8 weights, too (6 GB of memory)")
+    parser.add_argument(
+        "--large", action="store_true", help="selection over 1e8 weights (6 GB of memory) and a million jobs, too"
+    )
     parser.add_argument("--open-lth", type=Path, help="a checkout of facebookresearch/open_lth, to compare with")
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -32,6 +34,8 @@ def main() -> None:
     say(scores.report(given.turns))
     say(warm_start.report(5 * given.turns))
     say(uploads.report(256 << 20, given.turns))
+    say(api_speed.report(1000, 3 * given.turns))
+    say(table_sizes.report([1_000, 1_000_000 if given.large else 100_000], 15))
     print(f"\n{time.monotonic() - started:.0f} s")
 
 

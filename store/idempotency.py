@@ -16,7 +16,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from store.database import now
+from store.database import moment, now
 from store.tables import IdempotencyKey
 
 KEPT_SECONDS = 24 * 3600.0
@@ -88,7 +88,7 @@ def release(session: Session, key: Key) -> None:
 def expire(session: Session) -> int:
     """Delete keys that are past their time. How many."""
     late = select(IdempotencyKey.project_id, IdempotencyKey.route, IdempotencyKey.key)
-    late = late.where(IdempotencyKey.expires_at < now()).order_by(IdempotencyKey.expires_at).limit(BATCH)
+    late = late.where(IdempotencyKey.expires_at < moment()).order_by(IdempotencyKey.expires_at).limit(BATCH)
     swept = 0
     for row in session.execute(late.with_for_update(skip_locked=True)).all():
         session.execute(delete(IdempotencyKey).where(*_at(row.project_id, row.route, row.key)))

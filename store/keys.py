@@ -45,11 +45,14 @@ def is_alive() -> ColumnElement[bool]:
     return and_(ApiKey.revoked_at.is_(None), or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > now()))
 
 
+def is_use_due() -> ColumnElement[bool]:
+    return or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at < now() - USE_SECONDS)
+
+
 def caller_of(session: Session, key: str) -> Caller | None:
     """One query by a unique index. None: the key opens nothing (unknown, expired or revoked)."""
-    due = or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at < now() - USE_SECONDS)
     found = session.execute(
-        select(ApiKey.id, ApiKey.project_id, ApiKey.scopes, ApiKey.operator, due.label("due")).where(
+        select(ApiKey.id, ApiKey.project_id, ApiKey.scopes, ApiKey.operator, is_use_due().label("due")).where(
             ApiKey.digest == digest_of(key), is_alive()
         )
     ).first()
@@ -59,8 +62,7 @@ def caller_of(session: Session, key: str) -> Caller | None:
 
 
 def record_use(session: Session, key_id: str) -> None:
-    due = or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at < now() - USE_SECONDS)
-    session.execute(update(ApiKey).where(ApiKey.id == key_id, due).values(last_used_at=now()))
+    session.execute(update(ApiKey).where(ApiKey.id == key_id, is_use_due()).values(last_used_at=now()))
 
 
 def add_key(

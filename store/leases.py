@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, select, update
 from sqlalchemy.orm import Session
 
-from store.database import now
+from store.database import moment, now
 from store.tables import Dataset, Job, Model
 
 Entity = type[Job] | type[Model] | type[Dataset]
@@ -79,7 +79,7 @@ def expired(session: Session, entity: Entity, limit: int = 100) -> Sequence[Row[
     """(id, attempt) of rows whose worker has gone silent; locked until the transaction ends."""
     return session.execute(
         select(entity.id, entity.attempt)
-        .where(entity.lease_until < now())
+        .where(entity.lease_until < moment())
         .order_by(entity.lease_until)
         .limit(limit)
         .with_for_update(skip_locked=True)

@@ -107,14 +107,18 @@ def surroundings(session: Session, jobs: Sequence[Job]) -> dict[str, Surrounding
     }
 
 
+def goes_first(ahead: type[Job]) -> ColumnElement[bool]:
+    """Of two queued jobs of a pool, or it is the job itself: the order of `jobs.claim`."""
+    return or_(ahead.priority > Job.priority, (ahead.priority == Job.priority) & (ahead.id <= Job.id))
+
+
 def _queue_positions(session: Session, ids: list[str]) -> dict[str, int]:
-    """How many queued jobs of the same pool a worker takes first, and the job itself: the order of `jobs.claim`."""
+    """How many queued jobs of the same pool a worker takes first, and the job itself."""
     ahead = aliased(Job)
-    goes_first = or_(ahead.priority > Job.priority, (ahead.priority == Job.priority) & (ahead.id <= Job.id))
     count = (
         select(func.count())
         .select_from(ahead)
-        .where(ahead.pool == Job.pool, ahead.status == JobStatus.QUEUED, goes_first)
+        .where(ahead.pool == Job.pool, ahead.status == JobStatus.QUEUED, goes_first(ahead))
         .scalar_subquery()
     )
     return dict(session.execute(select(Job.id, count).where(Job.id.in_(ids))).all())

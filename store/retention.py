@@ -11,7 +11,7 @@ from sqlalchemy import CursorResult, Row, delete, insert, select, update
 from sqlalchemy.orm import Session
 
 from store import listing
-from store.database import now
+from store.database import moment, now
 from store.tables import Artifact, Event, Job, JobStatus
 
 BATCH = 20
@@ -30,7 +30,7 @@ def due(session: Session) -> Sequence[Row[Job, bool]]:
     and no other sweeper's meanwhile."""
     return session.execute(
         select(Job, (Job.expires_at < now()).label("has_expired"))
-        .where(Job.sweep_at < now())
+        .where(Job.sweep_at < moment())
         .order_by(Job.sweep_at)
         .limit(BATCH)
         .with_for_update(skip_locked=True)

@@ -11,6 +11,7 @@ from sqlalchemy import (
     PrimaryKeyConstraint,
     String,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -131,6 +132,10 @@ class Dataset(Leased, Base):
     created_at: Mapped[float]
 
 
+_HELD = text("lease_until IS NOT NULL")
+"""Of millions of jobs few are held at a time: a small index, which is all that a sweep for lost leases reads."""
+
+
 class Job(Leased, Base):
     """Status changes go through `store.jobs.change` and nothing else."""
 
@@ -138,8 +143,8 @@ class Job(Leased, Base):
     __table_args__ = (
         Index(None, "project_id", "id"),
         Index(None, "project_id", "created_at"),
-        Index("ix_jobs_claim", "pool", "status", "priority", "id"),
         Index("ix_jobs_leases", "status", "lease_until"),
+        Index("ix_jobs_held", "lease_until", sqlite_where=_HELD, postgresql_where=_HELD),
         Index(None, "sweep_at"),
         Index(None, "model_id"),
         Index(None, "dataset_id"),
@@ -196,6 +201,9 @@ class Job(Leased, Base):
     """When its artifacts go, or went; null while it lives, and where they stay for ever."""
     sweep_at: Mapped[float | None] = mapped_column(default=None)
     """When the sweeper has artifacts of it to drop next; null: never."""
+
+
+Index("ix_jobs_claim", Job.pool, Job.status, Job.priority.desc(), Job.id)  # in the order of the claims
 
 
 class Attempt(Base):

@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, delete, exists, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from store.blobs import StoredBlob, Vanishing, discard, refer
-from store.database import now
+from store.database import moment, now
 from store.ids import new_id
 from store.parts import Part
 from store.tables import Artifact, Blob, Dataset, Model, Project, Upload, UploadPart
@@ -210,7 +210,7 @@ def drop(session: Session, *upload_ids: str) -> int:
 
 def expire(session: Session) -> int:
     """Those that nobody touched for too long. How many."""
-    late = select(Upload.id).where(Upload.expires_at < now()).limit(BATCH).with_for_update(skip_locked=True)
+    late = select(Upload.id).where(Upload.expires_at < moment()).limit(BATCH).with_for_update(skip_locked=True)
     found = session.scalars(late).all()
     return drop(session, *found) if found else 0
 

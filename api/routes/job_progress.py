@@ -7,7 +7,7 @@ import json
 import re
 import time
 from collections.abc import AsyncIterator, Sequence
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
@@ -18,6 +18,7 @@ from api.conditional import is_current
 from api.documents import EventDocument, JobDocument
 from api.job_documents import job_documents
 from api.pages import Limit, Page, RowId, found
+from api.polled import Shown, Stamp
 from api.problems import EVERYWHERE, Problem, documented
 from api.services import Here, Services
 from store import jobs
@@ -35,13 +36,6 @@ _NOT_STORED = {"Cache-Control": "no-store"}
 
 
 EventPage = tuple[Sequence[EventDocument], bool]
-
-
-class Shown(NamedTuple):
-    etag: str
-    body: bytes
-    done: bool
-    retry_after: int | None
 
 
 @router.get(
@@ -89,13 +83,22 @@ async def get_job(
 
 
 def _show(services: Services, project_id: str, job_id: str) -> Shown:
+    read_at = time.monotonic()
     with services.database.reading() as session:
         job = found(session, Job, project_id, job_id)
         [document] = job_documents(session, [job])
     retry_after = None
     if not document.done:
         retry_after = 5 if job.status == JobStatus.PAUSED else 2
-    return Shown(f'"r{job.version}"', document.model_dump_json().encode(), document.done, retry_after)
+    shown = Shown(
+        Stamp(job.version, document.queue_position, document.retried_from),
+        document.model_dump_json().encode(),
+        document.done,
+        document.progress.eta_seconds is not None,
+        retry_after,
+    )
+    services.polls.memory.keep(job_id, shown, read_at)
+    return shown
 
 
 def _answer(request: Request, shown: Shown) -> Response:
