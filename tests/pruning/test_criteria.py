@@ -10,7 +10,7 @@ from torch import nn
 from pruning.criteria import CRITERIA, Evidence
 from pruning.data import Split
 from pruning.losses import IGNORED, LOSSES
-from pruning.randomness import generator
+from pruning.randomness import generator, global_stream
 from pruning.training_options import Preprocessing
 from pruning.unit_flow import find_units
 
@@ -372,3 +372,42 @@ def test_apoz_by_hand() -> None:
     inputs = torch.tensor([[3, 1], [1, 3], [0, 0], [5, 0]], dtype=torch.uint8)
     scores = CRITERIA["apoz"].score(model, {}, evidence_for(model, inputs))
     assert scores["0"].tolist() == [0.5, 0.25]
+
+
+@pytest.mark.parametrize("name", CRITERIA)
+@pytest.mark.parametrize("fails_at", [None, 1, 2])
+def test_a_criterion_leaves_the_very_model_that_it_scores_as_it_is(name, fails_at) -> None:
+    """Also where the model fails in the middle of it: weights, statistics, modes, gradients, hooks, generators."""
+    calls = 0
+
+    def fail(*_) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == fails_at:
+            raise RuntimeError("failed on purpose")
+
+    model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Dropout(), nn.Linear(6, 2))
+    inputs = torch.randn(600, 4)
+    evidence = evidence_for(model, inputs, by_unit=name in ("activation", "apoz"))
+    model[2].register_forward_hook(fail)
+    model[1].eval()
+    model[4].bias.requires_grad_(False)
+    masks = {f"{layer}.weight": torch.rand_like(model[layer].weight) < 0.8 for layer in (0, 4)}
+
+    def looked_at() -> list:
+        tensors = [*model.state_dict().values(), *masks.values(), inputs, torch.get_rng_state()]
+        modules = [(m.training, len(m._forward_hooks), len(m._forward_pre_hooks)) for m in model.modules()]
+        parameters = [(p.grad is None, p.requires_grad) for p in model.parameters()]
+        return [*[tensor.numpy().tobytes() for tensor in tensors], modules, parameters]
+
+    before = looked_at()
+    with global_stream(0, "criterion"):
+        try:
+            CRITERIA[name].score(model, masks, evidence)
+        except RuntimeError as error:
+            if "failed on purpose" not in str(error):
+                raise
+        else:
+            reads_data = name not in ("magnitude", "random")
+            assert fails_at is None or not reads_data or (name, fails_at) == ("synflow", 2), "it did not fail"
+    assert looked_at() == before
