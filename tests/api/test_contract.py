@@ -1,0 +1,114 @@
+"""Requests made from the OpenAPI document, valid and not: every answer is one that the document promises.
+
+`make contract` runs the same with more examples (CONTRACT_EXAMPLES). Real rows are in reach: half of the ids in paths are
+theirs. Every failure is collected before the test fails, each once, with the curl command that shows it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings, strategies
+from schemathesis import Case, GenerationMode
+from schemathesis.core.failures import FailureGroup
+from schemathesis.python.asgi import shutdown_lifespans
+from schemathesis.schemas import APIOperation
+from starlette.testclient import TestClient
+
+from api.app import create_app
+from store.database import Database
+from store.settings import Settings
+
+EXAMPLES = int(os.environ.get("CONTRACT_EXAMPLES", "4"))
+pytestmark = pytest.mark.timeout(600 if EXAMPLES < 10 else 6 * 3600)
+
+HOW = settings(
+    max_examples=EXAMPLES,
+    derandomize=True,
+    database=None,
+    deadline=None,
+    phases=[Phase.generate],  # what one request left behind, the next one meets: there is nothing to shrink
+    suppress_health_check=list(HealthCheck),
+)
+
+
+class Found:
+    def __init__(self) -> None:
+        self.failures: dict[tuple[str, str, int], str] = {}
+
+    def check(self, case: Case, **call: Any) -> None:
+        response = case.call(**call)
+        try:
+            case.validate_response(response, transport_kwargs=call)
+        except FailureGroup as group:
+            for failure in group.exceptions:
+                key = (case.operation.label, failure.title, response.status_code)
+                self.failures.setdefault(key, str(group)[:3000] + repr(case))
+
+
+@pytest.fixture
+def ids(job_id: str, client: TestClient) -> dict[str, str]:
+    """A real row for every name of a path."""
+
+    def made(path: str, **body: Any) -> str:
+        response = client.post(f"/v1/{path}", json=body)
+        assert response.status_code == 201, response.text
+        return str(response.json()["id"])
+
+    job = client.get(f"/v1/jobs/{job_id}").json()
+    artifacts = client.get(f"/v1/jobs/{job_id}/artifacts").json()["data"]
+    webhook = made("webhooks", url="https://example.com/hook", events=["job.succeeded"])
+    client.post(f"/v1/webhooks/{webhook}/ping")
+    [delivery] = client.get(f"/v1/webhooks/{webhook}/deliveries").json()["data"]
+    upload = client.post("/v1/uploads", headers={"Upload-Complete": "?0", "Upload-Length": "9"})
+    assert upload.status_code == 201, upload.text
+    return {
+        "job_id": job_id,
+        "model_id": job["model"],
+        "dataset_id": job["dataset"],
+        "artifact_id": artifacts[0]["id"],
+        "number": "1",
+        "upload_id": upload.headers["location"].rpartition("/")[2],
+        "webhook_id": webhook,
+        "delivery_id": delivery["id"],
+        "key_id": made("keys", name="spare", scopes=["read"]),
+        "project_id": made("projects", name="spare"),
+        "trust_rule_id": made(
+            "trust_rules",
+            name="ci", issuer="https://token.actions.githubusercontent.com", audience="espalier",
+            conditions={"repository": "o/r"}, scopes=["write"],
+        ),
+    }
+
+
+@pytest.fixture
+def schema(settings: Settings, database: Database, ids: dict[str, str]) -> Iterator[Any]:
+    schema = schemathesis.openapi.from_asgi("/openapi.json", create_app(settings))
+    yield schema
+    shutdown_lifespans()
+
+
+def test_every_operation_answers_as_documented(schema: Any, ids: dict[str, str], settings: Settings) -> None:
+    found, headers = Found(), {"Authorization": f"Bearer {settings.api_key.get_secret_value()}"}
+    operations: list[APIOperation] = [result.ok() for result in schema.get_all_operations()]
+    for operation in sorted(operations, key=lambda operation: operation.method == "delete"):
+        for mode in GenerationMode:
+            try:
+                strategy = operation.as_strategy(mode)
+
+                @HOW
+                @given(case=strategy, real=strategies.booleans())
+                def check(case: Case, real: bool) -> None:
+                    if real:
+                        for name in case.path_parameters or {}:
+                            case.path_parameters[name] = ids[name]
+                    found.check(case, headers=headers)
+
+                check()
+            except Exception as error:
+                found.failures[operation.label, f"{mode} {type(error)}", 0] = str(error)[:500]
+    assert not found.failures, "\n\n".join(f"## {key}\n{text}" for key, text in sorted(found.failures.items()))
