@@ -96,7 +96,11 @@ Conditions = Annotated[
         examples=[{"repository": "octo-org/network", "ref": "refs/heads/*"}],
     ),
 ]
-Url = Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=r"^[\x21-\x7e]+$")]
+Url = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=500, pattern=r"^[\x21-\x7e]+$"),
+    Field(json_schema_extra={"format": "uri", "pattern": r"^https?://[\x21-\x7e]+$"}),
+]
 
 
 def _narrows(conditions: dict[str, str] | None) -> dict[str, str] | None:

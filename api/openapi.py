@@ -61,8 +61,29 @@ def openapi_of(app: FastAPI) -> dict[str, Any]:
                 about = schemas[name].get("description", "")
                 schemas[name]["description"] = f"{about}\n\nThe strategy fills in what is left out.".strip()
         _document_keys(document)
+        for path, item in document["paths"].items():
+            for method, operation in item.items():
+                for parameter in operation.get("parameters", []):
+                    _without_null(parameter["schema"])
+                    if parameter["name"] in _NEEDED.get((method, path), ()):
+                        parameter["required"] = True
         app.openapi_schema = document
     return app.openapi_schema
+
+
+_NEEDED = {
+    ("post", "/v1/uploads"): ("upload-complete",),
+    ("patch", "/v1/uploads/{upload_id}"): ("upload-complete", "upload-offset"),
+}
+"""Fields that count as absent where they hold no such value, so that the route itself asks for them."""
+
+
+def _without_null(schema: dict[str, Any]) -> None:
+    """Python's None is a parameter that is left out: none can be sent as null."""
+    branches = [branch for branch in schema.get("anyOf", []) if branch != {"type": "null"}]
+    if len(branches) == 1:
+        del schema["anyOf"]
+        schema |= {**branches[0], **schema}
 
 
 _KEY_PARAMETER = {

@@ -40,7 +40,11 @@ def _http_url(given: str) -> str:
 
 Url = Annotated[
     str,
-    Field(max_length=MAX_URL_CHARACTERS, json_schema_extra={"format": "uri"}, description="https, a public address"),
+    Field(
+        max_length=MAX_URL_CHARACTERS,
+        json_schema_extra={"format": "uri", "pattern": "^https?://"},
+        description="https, a public address",
+    ),
     AfterValidator(_http_url),
 ]
 Events = Annotated[
