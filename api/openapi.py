@@ -60,6 +60,7 @@ def openapi_of(app: FastAPI) -> dict[str, Any]:
             if schemas[name].pop("required", None):
                 about = schemas[name].get("description", "")
                 schemas[name]["description"] = f"{about}\n\nThe strategy fills in what is left out.".strip()
+        _close_maps(schemas)
         _document_keys(document)
         for path, item in document["paths"].items():
             for method, operation in item.items():
@@ -84,6 +85,14 @@ def _without_null(schema: dict[str, Any]) -> None:
     if len(branches) == 1:
         del schema["anyOf"]
         schema |= {**branches[0], **schema}
+
+
+def _close_maps(schema: Any) -> None:
+    """pydantic says how keys of a mapping look, and not that there are no others."""
+    for part in schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ():
+        _close_maps(part)
+    if isinstance(schema, dict) and "patternProperties" in schema:
+        schema.setdefault("additionalProperties", False)
 
 
 _KEY_PARAMETER = {
