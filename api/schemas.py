@@ -46,7 +46,7 @@ _EXAMPLE: dict[str, Any] = {
 class JobRequest(BaseModel):
     """One recipe on one model and dataset."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra={"examples": [_EXAMPLE]})
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, json_schema_extra={"examples": [_EXAMPLE]})
 
     model: Reference = Field(description="a ready model")
     dataset: Reference = Field(description="a ready dataset")
@@ -124,7 +124,7 @@ class JobRequest(BaseModel):
 class JobChange(BaseModel):
     """What of a job can be changed; what is left out stays."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     metadata: dict[MetadataKey, MetadataValue | None] | None = Field(
         None, max_length=32, description="merged into the job's labels; null takes a key out"

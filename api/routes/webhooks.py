@@ -54,7 +54,7 @@ Description = Annotated[str, Field(max_length=400, pattern=r"^[^\x00]*$")]
 
 
 class WebhookRequest(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     url: Url
     events: Events
@@ -65,7 +65,7 @@ class WebhookRequest(BaseModel):
 class WebhookChange(BaseModel):
     """What is left out (or null) stays as it is."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     url: Url | None = None
     events: Events | None = None

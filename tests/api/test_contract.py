@@ -122,8 +122,11 @@ def ids(job_id: str, client: TestClient) -> dict[str, str]:
         "project_id": made("projects", name="spare"),
         "trust_rule_id": made(
             "trust_rules",
-            name="ci", issuer="https://token.actions.githubusercontent.com", audience="espalier",
-            conditions={"repository": "o/r"}, scopes=["write"],
+            name="ci",
+            issuer="https://token.actions.githubusercontent.com",
+            audience="espalier",
+            conditions={"repository": "o/r"},
+            scopes=["write"],
         ),
     }
 
