@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from api import examples
 from api.idempotency import HEADER, REPLAYED
 from api.problems import PROBLEMS, ProblemDocument, documented
 
@@ -68,6 +69,7 @@ def openapi_of(app: FastAPI) -> dict[str, Any]:
                     _without_null(parameter["schema"])
                     if parameter["name"] in _NEEDED.get((method, path), ()):
                         parameter["required"] = True
+        examples.show(document)
         app.openapi_schema = document
     return app.openapi_schema
 

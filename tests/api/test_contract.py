@@ -1,7 +1,7 @@
 """Requests made from the OpenAPI document, valid and not: every answer is one that the document promises.
 
-`make contract` runs the same with more examples (CONTRACT_EXAMPLES). Real rows are in reach: half of the ids in paths are
-theirs. Every failure is collected before the test fails, each once, with the curl command that shows it.
+`make contract` runs the same with more examples (CONTRACT_EXAMPLES). Real rows are in reach: half of the ids in paths
+are theirs. Every failure is collected before the test fails, each once, with the curl command that shows it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from api.app import create_app
 from store.database import Database
 from store.settings import Settings
 
-EXAMPLES = int(os.environ.get("CONTRACT_EXAMPLES", "4"))
+EXAMPLES = int(os.environ.get("CONTRACT_EXAMPLES", "3"))
 pytestmark = pytest.mark.timeout(600 if EXAMPLES < 10 else 6 * 3600)
 
 HOW = settings(
@@ -69,7 +69,7 @@ class Found:
         label = case.operation.label
         self.statuses.setdefault(label, set()).add(response.status_code)
         excluded = []
-        if 400 <= response.status_code < 500:
+        if 400 <= response.status_code < 500 and case.method != "HEAD":
             code = response.json()["code"]
             # Another code says what a file holds, or how it is with a row: not the schema's to know.
             if code not in MALFORMED or (code == "invalid_request" and label in NOT_IN_A_SCHEMA):
@@ -144,6 +144,8 @@ def test_every_operation_answers_as_documented(schema: Any, ids: dict[str, str],
     operations: list[APIOperation] = [result.ok() for result in schema.get_all_operations()]
     for operation in sorted(operations, key=lambda operation: operation.method == "delete"):
         for mode in GenerationMode:
+            if mode.is_negative and not (operation.query or operation.headers or operation.body):
+                continue  # any text may be an id: nothing of it can be wrong
             try:
                 strategy = operation.as_strategy(mode)
 
