@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve backup restore test chaos bench check format clean
+.PHONY: help demo serve backup restore test contract chaos bench check format clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -24,6 +24,9 @@ restore: $(VENV)/demo ## of a backup, into an empty data directory; make restore
 
 test: $(VENV)/dev ## set up and run all tests (real Valkey, Celery workers, SQLite, PostgreSQL, S3 server)
 	$(BIN)/python -m pytest -q -n 3 --dist loadfile
+
+contract: $(VENV)/dev ## requests made from the OpenAPI document, right and wrong, minutes; EXAMPLES=200 for more
+	CONTRACT_EXAMPLES=$(or $(EXAMPLES),30) $(BIN)/python -m pytest -q -n 0 tests/api/test_contract.py
 
 chaos: $(VENV)/dev ## kill, stop, fill, cut off what can be and check that no job is lost, 20 minutes; CHAOS="--seed 2" for more
 	$(BIN)/python -m chaos --faults 200 --seed 1 --database both $(CHAOS)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
     AwareDatetime,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     PlainSerializer,
@@ -24,6 +26,7 @@ MAX_KEY_SECONDS = 900
 
 _NO_NUL = r"^[^\x00]*$"
 _MAX = 2**53 - 1
+_DATE = re.compile(r"\d{4}-\d\d-\d\d")
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=_NO_NUL)]
 Quota = Annotated[int | None, Field(ge=0, le=_MAX, description="null: the service's default")]
@@ -38,11 +41,24 @@ def _to_come(at: datetime) -> datetime:
     return at
 
 
-ToCome = Annotated[AwareDatetime, AfterValidator(_to_come), PlainSerializer(datetime.isoformat)]
+def _like_a_date(given: Any) -> Any:
+    """Not seconds since 1970, which pydantic would take, too."""
+    if not isinstance(given, str) or not _DATE.match(given):
+        raise ValueError("give it as 2027-01-31T12:00:00Z")
+    return given
+
+
+ToCome = Annotated[
+    AwareDatetime,
+    Field(strict=False),
+    BeforeValidator(_like_a_date),
+    AfterValidator(_to_come),
+    PlainSerializer(datetime.isoformat),
+]
 
 
 class _Given(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class QuotasRequest(_Given):
@@ -96,7 +112,11 @@ Conditions = Annotated[
         examples=[{"repository": "octo-org/network", "ref": "refs/heads/*"}],
     ),
 ]
-Url = Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=r"^[\x21-\x7e]+$")]
+Url = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=500, pattern=r"^[\x21-\x7e]+$"),
+    Field(json_schema_extra={"format": "uri", "pattern": r"^https?://[\x21-\x7e]+$"}),
+]
 
 
 def _narrows(conditions: dict[str, str] | None) -> dict[str, str] | None:

@@ -67,8 +67,8 @@ def _refuse(constant: str) -> NoReturn:
 
 
 def _finite(text: str) -> float:
-    """`1e999` is JSON, but no number that we could store or send back."""
+    """`1e999` is JSON, but no number that we could store or send back. And 5.0 is an integer in JSON Schema."""
     number = float(text)
     if math.isinf(number):
         raise ValueError(f"{text[:40]} is out of range")
-    return number
+    return int(number) if number.is_integer() and abs(number) < 2**53 else number

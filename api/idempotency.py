@@ -42,7 +42,7 @@ _SAYS_MORE = ("content-type", "repr-digest", "upload-length", "upload-complete")
 """Headers that are a part of what is asked for."""
 _KEPT_HEADERS = ("location",)
 
-ShownOnce = Annotated[str, Field(json_schema_extra={"x-shown-once": True})]
+ShownOnce = Annotated[str, Field(json_schema_extra={"x-shown-once": True, "type": ["string", "null"]})]
 """A field of a document that is never stored: null, where the answer is given again."""
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])

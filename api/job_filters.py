@@ -30,7 +30,12 @@ METADATA_PARAMETER: dict[str, Any] = {
             "style": "deepObject",
             "explode": True,
             "description": "`metadata[key]=value`: jobs that bear all of these labels, exactly",
-            "schema": {"type": "object", "additionalProperties": {"type": "string"}, "maxProperties": 16},
+            "schema": {
+                "type": "object",
+                "propertyNames": {"minLength": 1, "maxLength": 64, "pattern": r"^[^\x00]+$"},
+                "additionalProperties": {"type": "string", "maxLength": 512, "pattern": r"^[^\x00]*$"},
+                "maxProperties": 16,
+            },
         }
     ]
 }

@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from api import examples
 from api.idempotency import HEADER, REPLAYED
 from api.problems import PROBLEMS, ProblemDocument, documented
 
@@ -60,9 +61,40 @@ def openapi_of(app: FastAPI) -> dict[str, Any]:
             if schemas[name].pop("required", None):
                 about = schemas[name].get("description", "")
                 schemas[name]["description"] = f"{about}\n\nThe strategy fills in what is left out.".strip()
+        _close_maps(schemas)
         _document_keys(document)
+        for path, item in document["paths"].items():
+            for method, operation in item.items():
+                for parameter in operation.get("parameters", []):
+                    _without_null(parameter["schema"])
+                    if parameter["name"] in _NEEDED.get((method, path), ()):
+                        parameter["required"] = True
+        examples.show(document)
         app.openapi_schema = document
     return app.openapi_schema
+
+
+_NEEDED = {
+    ("post", "/v1/uploads"): ("upload-complete",),
+    ("patch", "/v1/uploads/{upload_id}"): ("upload-complete", "upload-offset"),
+}
+"""Fields that count as absent where they hold no such value, so that the route itself asks for them."""
+
+
+def _without_null(schema: dict[str, Any]) -> None:
+    """Python's None is a parameter that is left out: none can be sent as null."""
+    branches = [branch for branch in schema.get("anyOf", []) if branch != {"type": "null"}]
+    if len(branches) == 1:
+        del schema["anyOf"]
+        schema |= {**branches[0], **schema}
+
+
+def _close_maps(schema: Any) -> None:
+    """pydantic says how keys of a mapping look, and not that there are no others."""
+    for part in schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ():
+        _close_maps(part)
+    if isinstance(schema, dict) and "patternProperties" in schema:
+        schema.setdefault("additionalProperties", False)
 
 
 _KEY_PARAMETER = {

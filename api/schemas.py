@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
@@ -34,19 +34,11 @@ Priority = Annotated[int, Field(ge=-100, le=100)]
 MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=_NO_NUL)]
 MetadataValue = Annotated[str, StringConstraints(max_length=512, pattern=_NO_NUL)]
 
-_EXAMPLE: dict[str, Any] = {
-    "model": "mdl_...",
-    "dataset": "ds_...",
-    "recipe": {"strategy": "lottery_ticket_reset", "stop": {"rounds": 5, "sparsity": 0.6}, "seed": 0},
-    "gates": [{"metric": "accuracy", "op": ">=", "value": 0.95}],
-    "metadata": {"sha": "1a2b3c"},
-}
-
 
 class JobRequest(BaseModel):
     """One recipe on one model and dataset."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra={"examples": [_EXAMPLE]})
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     model: Reference = Field(description="a ready model")
     dataset: Reference = Field(description="a ready dataset")
@@ -124,7 +116,7 @@ class JobRequest(BaseModel):
 class JobChange(BaseModel):
     """What of a job can be changed; what is left out stays."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     metadata: dict[MetadataKey, MetadataValue | None] | None = Field(
         None, max_length=32, description="merged into the job's labels; null takes a key out"

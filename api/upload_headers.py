@@ -24,6 +24,10 @@ _INTEGER = re.compile(r"[ \t]*([0-9]{1,15})[ \t]*(?:;.*)?")
 _BOOLEAN = re.compile(r"[ \t]*\?([01])[ \t]*(?:;.*)?")
 _SHA256 = re.compile(r"(?:^|,)[ \t]*sha-256=([^,]*)")
 
+_BYTES: dict[str, Any] = {"pattern": r"^[0-9]{1,15}$"}
+_DIGEST: dict[str, Any] = {"pattern": r"^sha-256=:[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=:$"}
+"""In the document: what is sent with a purpose. What else a field may hold, RFC 9651 says."""
+
 
 @dataclass(frozen=True)
 class Said:
@@ -56,14 +60,26 @@ class Said:
 
 def _said(
     upload_complete: Annotated[
-        str | None, Header(description="`?1`: the content ends with this request; `?0`: more follows")
+        str | None,
+        Header(
+            description="`?1`: the content ends with this request; `?0`: more follows",
+            json_schema_extra={"pattern": r"^\?[01]$"},
+        ),
     ] = None,
-    upload_offset: Annotated[str | None, Header(description="the byte at which this content begins")] = None,
-    upload_length: Annotated[str | None, Header(description="bytes of the whole")] = None,
+    upload_offset: Annotated[
+        str | None, Header(description="the byte at which this content begins", json_schema_extra=_BYTES)
+    ] = None,
+    upload_length: Annotated[str | None, Header(description="bytes of the whole", json_schema_extra=_BYTES)] = None,
     content_digest: Annotated[
-        str | None, Header(description="RFC 9530, `sha-256=:...:` of this request's content: all of it counts, or none")
+        str | None,
+        Header(
+            description="RFC 9530, `sha-256=:...:` of this request's content: all of it counts, or none",
+            json_schema_extra=_DIGEST,
+        ),
     ] = None,
-    repr_digest: Annotated[str | None, Header(description="RFC 9530, `sha-256=:...:` of the whole")] = None,
+    repr_digest: Annotated[
+        str | None, Header(description="RFC 9530, `sha-256=:...:` of the whole", json_schema_extra=_DIGEST)
+    ] = None,
 ) -> Said:
     complete = _BOOLEAN.fullmatch(upload_complete or "")
     return Said(

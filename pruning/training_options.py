@@ -30,7 +30,7 @@ TASK_OF_LOSS: dict[str, str] = {loss: task for task, losses in LOSSES_OF_TASK.it
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_by_name=True, validate_by_alias=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, validate_by_name=True, validate_by_alias=True)
 
 
 class Optimizer(Section):

@@ -27,7 +27,7 @@ public = APIRouter(tags=["artifacts"])
 
 
 class LinkRequest(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     expires_in_seconds: int = Field(300, ge=1, le=3600)
 

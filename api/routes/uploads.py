@@ -115,7 +115,7 @@ def _create(services: Services, project_id: str, said: Said, length_bytes: int |
     "/uploads/{upload_id}",
     status_code=200,
     response_model=UploadDocument,
-    openapi_extra={"requestBody": {"content": {PARTIAL: _FILE}}},
+    openapi_extra={"requestBody": {"required": True, "content": {PARTIAL: _FILE}}},
     responses=documented(*_ARRIVING, "not_found", "mismatching_upload_offset", "completed_upload")
     | {204: {"description": "It counts, up to `Upload-Offset`, and more may follow"}},
 )

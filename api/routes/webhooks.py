@@ -40,7 +40,11 @@ def _http_url(given: str) -> str:
 
 Url = Annotated[
     str,
-    Field(max_length=MAX_URL_CHARACTERS, json_schema_extra={"format": "uri"}, description="https, a public address"),
+    Field(
+        max_length=MAX_URL_CHARACTERS,
+        json_schema_extra={"format": "uri", "pattern": "^https?://"},
+        description="https, a public address",
+    ),
     AfterValidator(_http_url),
 ]
 Events = Annotated[
@@ -50,7 +54,7 @@ Description = Annotated[str, Field(max_length=400, pattern=r"^[^\x00]*$")]
 
 
 class WebhookRequest(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     url: Url
     events: Events
@@ -61,7 +65,7 @@ class WebhookRequest(BaseModel):
 class WebhookChange(BaseModel):
     """What is left out (or null) stays as it is."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     url: Url | None = None
     events: Events | None = None

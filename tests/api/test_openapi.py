@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 import subprocess
+from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from openapi_spec_validator import validate
 from starlette.testclient import TestClient
 
 from api.problems import PROBLEMS
+from api.reference import reference
 from pruning.criteria import CRITERIA
 from pruning.formats.architectures import ARCHITECTURES
 from pruning.formats.names import ARCHITECTURE_NAMES
@@ -66,6 +69,31 @@ def test_every_post_of_a_project_takes_a_key(document: dict[str, Any]) -> None:
                 assert shown[name].get("x-shown-once"), name
     schemas = document["components"]["schemas"]
     assert schemas["LinkDocument"]["properties"]["url"]["x-shown-once"], "whoever has it has the file"
+
+
+def test_every_json_body_and_every_problem_has_an_example_that_fits(document: dict[str, Any]) -> None:
+    bodies = [
+        body
+        for item in document["paths"].values()
+        for operation in item.values()
+        for media_type, body in operation.get("requestBody", {}).get("content", {}).items()
+        if media_type == "application/json"
+    ]
+    assert len(bodies) > 12
+    problem = {"$ref": "#/components/schemas/Problem"}
+    problems = document["components"]["examples"]
+    assert list(problems) == list(PROBLEMS)
+    for schema, example in [
+        *((body["schema"], body["example"]) for body in bodies),
+        *((problem, told["value"]) for told in problems.values()),
+    ]:
+        jsonschema.Draft202012Validator({"components": document["components"], **schema}).validate(example)
+
+
+def test_the_reference_is_up_to_date() -> None:
+    """Else: python -m api.reference > docs/api.md"""
+    page = Path(__file__).parents[2] / "docs" / "api.md"
+    assert page.read_text(encoding="utf-8") == reference()
 
 
 def test_what_a_strategy_fills_in_is_not_required(document: dict[str, Any]) -> None:
