@@ -104,14 +104,14 @@ def running(factory: str, environment: Mapping[str, str]) -> Iterator[Server]:
         stderr=subprocess.DEVNULL,
     )
     try:
-        _wait_until_up(port)
+        wait_until_up(port)
         yield Server(port, process.pid)
     finally:
         process.kill()
         process.wait()
 
 
-def _wait_until_up(port: int) -> None:
+def wait_until_up(port: int) -> None:
     for _ in range(600):
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=5):

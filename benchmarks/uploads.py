@@ -15,8 +15,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -26,6 +24,7 @@ from pathlib import Path
 
 import migrations
 from benchmarks.measure import ROOT, Target, cpu_seconds, ratio, take_turns
+from benchmarks.servers import wait_until_up
 from store.blobs import open_blobs
 from store.collection import remove_discarded
 from store.database import Database
@@ -183,19 +182,9 @@ def _server(data_dir: Path) -> Iterator[_Server]:
     )
     try:
         server = _Server(port, key, process.pid, settings)
-        _wait_until_up(port)
+        wait_until_up(port)
         server.idle_bytes = server.peak_bytes()
         yield server
     finally:
         process.kill()
         process.wait()
-
-
-def _wait_until_up(port: int) -> None:
-    for _ in range(600):
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=5):
-                return
-        except (urllib.error.URLError, ConnectionError):
-            time.sleep(0.1)
-    raise SystemExit("the server does not start")
