@@ -46,7 +46,8 @@ def test_a_job_outlives_a_full_disk(fleet: Fleet) -> None:
     fleet.wait(lambda: fleet._fetch(job), lambda now: now.progress is not None)
     ballast = fill(fleet.settings.work_dir)
     fleet.wait(lambda: fleet.log("worker"), lambda log: "no work is taken" in log)
-    waiting = fleet._fetch(job)
+    # The worker may see that its disk is full before the training process does.
+    waiting = fleet.wait(lambda: fleet._fetch(job), lambda now: now.status != "running")
     assert (waiting.status, waiting.attempt, waiting.failures) == ("queued", 1, 0)
     ballast.unlink()
     ended = fleet.finished(job)
