@@ -35,14 +35,14 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 FROM environment AS worker-environment
 ARG TORCH_INDEX=""
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install -c /constraints.txt ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} "$(echo /wheels/*.whl)[worker,otel]"
+    pip install -c /constraints.txt ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} "$(echo /wheels/*.whl)[worker,onnx,otel]"
 
 
 FROM environment AS worker-gpu-environment
 ARG TORCH_INDEX_GPU=""
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install -c /constraints.txt ${TORCH_INDEX_GPU:+--extra-index-url "$TORCH_INDEX_GPU"} \
-    "$(echo /wheels/*.whl)[worker,otel]"
+    "$(echo /wheels/*.whl)[worker,onnx,otel]"
 
 
 FROM ${PYTHON_IMAGE} AS runtime

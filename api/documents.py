@@ -203,6 +203,10 @@ class ArtifactDocument(BaseModel):
     filename: str
     size_bytes: int
     sha256: str
+    verified: Reported[Json | None] = Field(
+        description="of ONNX: max_difference of its outputs from the network's, absolute, beside largest_output, with "
+        "runtime; refused past tolerance, relative to the largest. null: other kinds"
+    )
     created_at: datetime
 
 

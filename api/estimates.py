@@ -112,5 +112,6 @@ def _artifact_bytes(recipe: Recipe, admitted: Admitted, artifacts: Sequence[str]
     left = [dense_bytes - round(prunable * FLOAT_BYTES * sparsity) for sparsity in removed]
     if "sparse" in artifacts:
         total += sum(left) + masks_bytes * len(left)
-    total += dense_bytes * ("program" in artifacts)
-    return total + left[-1] * sum(kind in artifacts for kind in ("reduced_program", "reduced_model"))
+    total += dense_bytes * sum(kind in artifacts for kind in ("program", "onnx"))
+    reduced = ("reduced_program", "reduced_model", "reduced_onnx")
+    return total + left[-1] * sum(kind in artifacts for kind in reduced)

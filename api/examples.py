@@ -73,6 +73,11 @@ _SAID: dict[Code, tuple[str, str | None]] = {
     "invalid_reference": ("the model was found invalid; its error says why", "/model"),
     "dataset_mismatch": ("the dataset has 10 classes, and the model 100 outputs", "/dataset"),
     "recipe_refused": ("no layer of the model has units that can be pruned", "/recipe/granularity"),
+    "extra_missing": (
+        "onnx needs the extra onnx, which 1 of the 2 workers of the pool default has not; install it there "
+        "(pip install 'espalier-server[worker,onnx]'), or leave it out",
+        "/artifacts/0",
+    ),
     "rate_limited": ("the key may make 1200 requests in 1 minute; go on in 7 seconds", None),
     "idempotency_mismatch": ("the key came before, with another body", "header:idempotency-key"),
     "too_many_uploads": ("64 uploads of this project are not complete; end one, or delete one", None),

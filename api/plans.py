@@ -41,7 +41,7 @@ def columns(given: JobRequest, admitted: Admitted, settings: Settings) -> dict[s
 def _default_artifacts(given: JobRequest, model: Model) -> list[str]:
     """A network that came as a program goes back as one; what is cut out of a named one has no other form."""
     kinds = ["model", "masks", "ticket"] + ["program"] * (model.format == PROGRAM)
-    return kinds + list(REDUCED) * (given.recipe.materialize is not None)
+    return kinds + list(REDUCED) * (given.recipe.materialize is not None) + ["card"]
 
 
 def plan_document(session: Session, given: JobRequest, admitted: Admitted, settings: Settings) -> PlanDocument:

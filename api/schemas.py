@@ -12,10 +12,16 @@ from pruning.selection import Gate, Select
 from pruning.training_options import METRICS_OF_LOSS
 from store.queue import INTAKE
 
-ArtifactKind = Literal["model", "masks", "ticket", "sparse", "program", "reduced_program", "reduced_model", "plan"]
+ArtifactKind = Literal[
+    "model", "masks", "ticket", "sparse", "program", "onnx",
+    "reduced_program", "reduced_model", "reduced_onnx", "plan", "card",
+]  # fmt: skip
 
 REDUCED = ("reduced_program", "reduced_model", "plan")
-"""Kinds that `recipe.materialize` makes."""
+"""Kinds that `recipe.materialize` makes where nothing else is said."""
+NEED_REMOVAL = (*REDUCED, "reduced_onnx")
+NEED_ONNX = ("onnx", "reduced_onnx")
+"""Kinds that take a worker with the extra `onnx`."""
 
 
 def _not_intake(name: str) -> str:
@@ -65,10 +71,11 @@ class JobRequest(BaseModel):
         None,
         min_length=1,
         max_length=20,
-        description="what each round offers. Of the selected round alone: program, which torch.export.load reads; and "
-        "with recipe.materialize the network without its masked units, as reduced_program and as reduced_model, its "
-        "state dict, and plan, the indices that were kept and what that saved. null: model, masks and ticket, program "
-        "where the model came as one, and what recipe.materialize makes",
+        description="what each round offers. Of the selected round alone: program, which torch.export.load reads; "
+        "onnx, checked with ONNX Runtime; card, the result as markdown; and with recipe.materialize the network "
+        "without its masked units, as reduced_program, reduced_onnx, and reduced_model, its state dict, and plan, the "
+        "indices that were kept and what that saved. null: model, masks, ticket and card, program where the model came "
+        "as one, and of what recipe.materialize makes all but reduced_onnx",
     )
     cache: Literal["on", "off"] = "on"
     metadata: dict[MetadataKey, MetadataValue] = Field(
@@ -82,7 +89,7 @@ class JobRequest(BaseModel):
     ) -> list[ArtifactKind] | None:
         recipe = info.data.get("recipe")
         for index, kind in enumerate(artifacts or []):
-            if recipe is not None and recipe.materialize is None and kind in REDUCED:
+            if recipe is not None and recipe.materialize is None and kind in NEED_REMOVAL:
                 raise refused_at(
                     (index,),
                     PydanticCustomError(

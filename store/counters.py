@@ -40,6 +40,7 @@ ENDS = frozenset(
         "diverged",
         "out_of_memory",
         "nondeterministic_operator",
+        "extra_missing",
     }
 )
 """Why an attempt ended, in codes. A child's own words could be anything, and each would be a series for ever: what is

@@ -109,6 +109,7 @@ class NewArtifact:
     format: str
     filename: str
     blob: StoredBlob
+    verified: dict[str, Any] | None = None
 
 
 def record_round(
@@ -204,6 +205,7 @@ def _insert(session: Session, job: Job, position: int, artifact: NewArtifact) ->
             filename=artifact.filename,
             size_bytes=artifact.blob.size_bytes,
             blob_digest=artifact.blob.digest,
+            verified=artifact.verified,
             created_at=now(),
         )
     )

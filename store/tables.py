@@ -279,6 +279,8 @@ class Artifact(Base):
     filename: Mapped[str] = mapped_column(String(200))
     size_bytes: Mapped[int]
     blob_digest: Mapped[str] = mapped_column(ForeignKey("blobs.digest"))
+    verified: Mapped[dict[str, Any] | None] = mapped_column(default=None)
+    """How an ONNX file was held against the network, as its child said; null for other kinds."""
     created_at: Mapped[float]
 
 

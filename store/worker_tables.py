@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import PrimaryKeyConstraint, String
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -27,6 +29,8 @@ class Worker(Base):
     """Its last heartbeat."""
     state: Mapped[str] = mapped_column(String(20))
     """ready, draining or stopped."""
+    extras: Mapped[list[Any] | None] = mapped_column(default=None)
+    """What it has installed that others may not have; null: of a version that did not say."""
 
 
 class Counter(Base):

@@ -36,12 +36,16 @@ class Announcement:
     slots: int
     hostname: str
     version: str
+    extras: tuple[str, ...] = ()
+    """Of `pruning.formats.extras`, those that it has installed."""
 
 
 def announce(session: Session, worker: Announcement, state: State) -> None:
     """By the database's clock. A row that a sweeper has forgotten meanwhile is there again."""
     dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
-    beat = dialect.insert(Worker).values(**vars(worker), state=state, started_at=now(), seen_at=now())
+    beat = dialect.insert(Worker).values(
+        **vars(worker) | {"extras": list(worker.extras)}, state=state, started_at=now(), seen_at=now()
+    )
     news = {"state": beat.excluded.state, "seen_at": beat.excluded.seen_at}
     session.execute(beat.on_conflict_do_update(index_elements=[Worker.id], set_=news))
 
@@ -111,6 +115,12 @@ class Queue:
     def is_stuck(self, after_seconds: float) -> bool:
         """Something waits and nobody will come."""
         return self.workers == 0 and self.oldest_seconds is not None and self.oldest_seconds > after_seconds
+
+
+def without_extra(session: Session, heartbeat_seconds: float, pool: str, extra: str) -> tuple[int, int]:
+    """(how many living workers of the pool have not the extra, how many there are)."""
+    found = session.scalars(select(Worker).where(Worker.pool == pool, _alive(heartbeat_seconds))).all()
+    return sum(extra not in (worker.extras or ()) for worker in found), len(found)
 
 
 def queues(session: Session, heartbeat_seconds: float, pools: Sequence[str] | None = None) -> list[Queue]:

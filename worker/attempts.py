@@ -16,6 +16,7 @@ from store.blobs import BlobStore, StoredBlob, refer
 from store.settings import Settings
 from store.tables import Dataset, Job, Model, Round
 from store.transitions import Trigger
+from worker.card import card
 from worker.checkpoints import Checkpoints
 from worker.folder import Folder
 from worker.lease import Lease
@@ -35,7 +36,7 @@ from worker.messages import (
     Validated,
 )
 from worker.spans import RoundSpans
-from worker.storing import fetch, store_files
+from worker.storing import fetch, store_copies, store_files
 
 log = logging.getLogger(__name__)
 
@@ -45,16 +46,21 @@ FORMATS = {
     "ticket": ("safetensors", "ticket.safetensors"),
     "sparse": ("safetensors.zst", "model.sparse.safetensors.zst"),
     "program": ("exported_program", "model.pt2"),
+    "onnx": ("onnx", "model.onnx"),
     "reduced_program": ("exported_program", "reduced.pt2"),
     "reduced_model": ("safetensors", "reduced.safetensors"),
+    "reduced_onnx": ("onnx", "reduced.onnx"),
     "plan": ("json", "plan.json"),
+    "card": ("markdown", "card.md"),
     "optimizer": ("safetensors", "optimizer.safetensors"),
 }
 """By artifact kind: format, and the name under which it is downloaded. The optimiser's state is for a resume alone."""
 
 
 EXPORTS = frozenset(get_args(ExportKind))
-"""Kinds of which only the selected round has one."""
+"""Kinds of which only the selected round has one, made by the child."""
+OF_ROUNDS = FORMATS.keys() - EXPORTS - {"card"}
+"""Kinds that a child may say of any round."""
 
 
 class JobAttempt:
@@ -131,7 +137,7 @@ class JobAttempt:
                     )
                 )
             case Finished():
-                self.lease.write(self._complete)
+                self._finish()
                 return True
             case Failed():
                 error = {"code": message.code, "message": message.message, "retryable": False}
@@ -213,7 +219,7 @@ class JobAttempt:
                 session, self.job, done.report.model_dump(), ended_at - self._entry_began_at, self._is_first
             )
 
-        files = {kind: name for kind, name in done.files.items() if kind in FORMATS and kind not in EXPORTS}
+        files = {kind: name for kind, name in done.files.items() if kind in OF_ROUNDS}
         store_files(self.lease, self.folder, self.blobs, files, record)
         self._entry_began_at, self._is_first = ended_at, False  # storing is a part of what the next one takes
         self._next_position += 1
@@ -229,7 +235,8 @@ class JobAttempt:
 
         def record(blobs: dict[str, StoredBlob], session: Session) -> None:
             refer(session, blobs[exported.kind])
-            artifact = jobs.NewArtifact(exported.kind, *FORMATS[exported.kind], blobs[exported.kind])
+            verified = exported.verified.model_dump() if exported.verified else None
+            artifact = jobs.NewArtifact(exported.kind, *FORMATS[exported.kind], blobs[exported.kind], verified)
             jobs.attach(session, self.job, exported.position, artifact)
 
         store_files(self.lease, self.folder, self.blobs, {exported.kind: exported.file}, record)
@@ -237,6 +244,34 @@ class JobAttempt:
     def _select(self, records: list[RoundRecord]) -> tuple[RoundRecord, bool]:
         gates = [Gate.model_validate(gate) for gate in self.job.gates]
         return select_round(records, gates, self.recipe.stop.accuracy_floor, cast(Select, self.job.select))
+
+    def _finish(self) -> None:
+        if "card" not in self.job.artifacts:
+            self.lease.write(self._complete)
+            return
+        text = self.lease.write(self._card).encode()
+
+        def record(blobs: dict[str, StoredBlob], session: Session) -> None:
+            refer(session, blobs["card"])
+            selected, _ = self._select([record_of(row) for row in jobs.stored_rounds(session, self.job.id)])
+            jobs.attach(session, self.job, selected.position, jobs.NewArtifact("card", *FORMATS["card"], blobs["card"]))
+            self._complete(session)
+
+        store_copies(self.lease, {"card": partial(self.blobs.put, [text], len(text))}, record)
+
+    def _card(self, session: Session) -> str:
+        rounds = jobs.stored_rounds(session, self.job.id)
+        selected, passed = self._select([record_of(row) for row in rounds])
+        stored = jobs.stored_artifacts(session, self.job.id, selected.position)
+        return card(
+            self.job,
+            session.get_one(Model, self.job.model_id),
+            session.get_one(Dataset, self.job.dataset_id),
+            rounds,
+            [artifact for artifact in stored if artifact.kind in self.job.artifacts],
+            selected.position,
+            passed,
+        )
 
     def _complete(self, session: Session) -> None:
         selected, passed = self._select([record_of(row) for row in jobs.stored_rounds(session, self.job.id)])

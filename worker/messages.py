@@ -21,7 +21,7 @@ Position = Annotated[int, Field(ge=0, le=MAX_ROUNDS + 1)]
 Steps = Annotated[int, Field(ge=0, lt=2**53)]
 """Whoever shows them divides one by another, which Python refuses for numbers that no float reaches."""
 
-ExportKind = Literal["program", "reduced_program", "reduced_model", "plan"]
+ExportKind = Literal["program", "onnx", "reduced_program", "reduced_model", "reduced_onnx", "plan"]
 
 
 class Message(BaseModel):
@@ -83,6 +83,19 @@ class NotResumed(Message):
     reason: str = Field(max_length=400)
 
 
+class Verified(BaseModel):
+    """How an ONNX file was checked: `pruning.formats.onnx.write_onnx`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_difference: Annotated[Finite, Field(ge=0)]
+    largest_output: Annotated[Finite, Field(ge=0)]
+    tolerance: Annotated[Finite, Field(ge=0)]
+    batch_sizes: list[Annotated[int, Field(ge=1, le=1000)]] = Field(max_length=10)
+    opset: Annotated[int, Field(ge=1, le=1000)]
+    runtime: Annotated[str, StringConstraints(max_length=60)]
+
+
 class Exported(Message):
     """The selected round in one more form, written once, behind the last round."""
 
@@ -90,6 +103,7 @@ class Exported(Message):
     kind: ExportKind
     position: Position
     file: FileName
+    verified: Verified | None = None
 
 
 class NotExported(Message):

@@ -43,7 +43,7 @@ from pruning.schedules import RecipeRefused
 from pruning.selection import Gate, RoundRecord, select_round
 from pruning.training import Diverged
 from worker import limits, machine, sandbox
-from worker.exports import FILES, Exports
+from worker.exports import FILES, Exports, missing_extra
 from worker.messages import (
     MAX_LINE_BYTES,
     Exported,
@@ -127,6 +127,10 @@ class Runner:
         recipe = Recipe.model_validate(order["recipe"])
         gates = [Gate.model_validate(gate) for gate in order["gates"]]
         self._say(Started(determinism=machine.determinism_class(self._device)))
+        if (extra := missing_extra(order["artifacts"])) is not None:
+            remedy = f"pip install 'espalier-server[worker,{extra}]' there, or ask for other artifacts"
+            self._fail("extra_missing", f"this worker has not the packages of the extra {extra}; {remedy}")
+            return
         model = read_model(self.inputs / "model", order["format"], order["model"])
         dataset = read_dataset(self.inputs / "dataset", order["dataset_format"])
         rounds = [RoundRecord(**record) for record in order["rounds"]]
@@ -190,11 +194,11 @@ class Runner:
             if self._stopping:
                 raise Stopped
             try:
-                exports.write(kind, self.outputs / FILES[kind])
+                verified = exports.write(kind, self.outputs / FILES[kind])
             except Exception as error:  # a result that cannot be written in one form of several is not a lost job
                 self._say(NotExported(kind=kind, reason=printable(f"{type(error).__name__}: {error}")[:2000]))
             else:
-                self._say(Exported(kind=kind, position=position, file=FILES[kind]))
+                self._say(Exported(kind=kind, position=position, file=FILES[kind], verified=verified))
 
     def _load(self, position: int) -> Stored:
         ticket, optimizer = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -36,11 +36,19 @@ def store_files(
 ) -> None:
     """Copy files into the store, then refer to them, in one transaction with what they belong to."""
 
-    def copy(name: str) -> StoredBlob:
-        return lease.keep_while(partial(folder.store, name, blobs), patience_seconds)
+    copies = {kind: partial(folder.store, name, blobs) for kind, name in files.items()}
+    store_copies(lease, copies, record, patience_seconds)
 
+
+def store_copies(
+    lease: Lease,
+    copies: Mapping[str, Callable[[], StoredBlob]],
+    record: Callable[[dict[str, StoredBlob], Session], None],
+    patience_seconds: float = PATIENCE_SECONDS,
+) -> None:
+    """The same with anything that puts content into the store."""
     while True:
-        stored = {kind: copy(name) for kind, name in files.items()}
+        stored = {kind: lease.keep_while(copy, patience_seconds) for kind, copy in copies.items()}
         try:
             lease.write(partial(record, stored))
             return

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from pruning.formats.extras import installed
 from store import intake, jobs, leases, traces
 from store.blobs import BlobsAway, Damaged, Full, open_blobs
 from store.database import Database
@@ -103,6 +104,7 @@ class Supervisor:
             slots=len(self._job_slots),
             hostname=socket.gethostname(),
             version=VERSION,
+            extras=tuple(installed()),
         )
 
     def _try_device(self, slot: Slot) -> None:

@@ -79,5 +79,6 @@ def artifact_document(offered: OfferedArtifact) -> ArtifactDocument:
         filename=artifact.filename,
         size_bytes=artifact.size_bytes,
         sha256=artifact.blob_digest,
+        verified=artifact.verified,
         created_at=artifact.created_at,
     )

@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse
 from api.admission import admit
 from api.auth import KeyedRoute, ProjectId
 from api.documents import JobDocument, PlanDocument
+from api.extras import check_extras
 from api.idempotency import Once, OnceOnly, in_one_transaction
 from api.job_documents import job_documents
 from api.job_filters import METADATA_PARAMETER, JobFilters
@@ -40,6 +41,7 @@ ValidateOnly = Annotated[bool, Query(description="check, fill in and plan; store
         "invalid_reference",
         "dataset_mismatch",
         "recipe_refused",
+        "extra_missing",
         "quota_exceeded",
         "insufficient_storage",
     )
@@ -58,11 +60,13 @@ def create_job(
     pool = given.pool or services.settings.default_pool
     if validate_only:
         with services.database.reading() as session:
+            check_extras(session, given, pool, services.settings.heartbeat_seconds)
             planned = plan_document(session, given, admit(session, project_id, given), services.settings)
         return JSONResponse(planned.model_dump(mode="json"))
     with services.database.transaction() as session:
         if (before := once.before(session)) is not None:
             return before
+        check_extras(session, given, pool, services.settings.heartbeat_seconds)
         admitted = admit(session, project_id, given, lock="refer")
         job = jobs.submit(session, project_id=project_id, **columns(given, admitted, services.settings))
         quotas.check(session, project_id, services.settings, has_new_job=True)

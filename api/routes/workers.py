@@ -33,6 +33,9 @@ class WorkerDocument(BaseModel):
     slots: int = Field(description="jobs at a time")
     hostname: str
     version: str
+    extras: list[str] | None = Field(
+        description="packages beside the necessary: onnx; null: of a version that did not say"
+    )
     started_at: datetime
     seen_at: datetime = Field(description="its last heartbeat")
     alive: bool
@@ -80,6 +83,7 @@ def _document(seen: Seen, project_id: str) -> WorkerDocument:
         slots=row.slots,
         hostname=row.hostname,
         version=row.version,
+        extras=row.extras,
         started_at=row.started_at,
         seen_at=row.seen_at,
         alive=seen.alive,

@@ -107,6 +107,7 @@ class Artifact(TypedDict):
     filename: str
     size_bytes: int
     sha256: str
+    verified: dict[str, Any] | None
 
 
 class Round(TypedDict):
@@ -140,6 +141,7 @@ class Worker(TypedDict):
     state: Literal["idle", "busy", "draining", "stopped", "silent"]
     busy_slots: int
     jobs: list[HeldJob]
+    extras: list[str] | None
     started_at: str
     seen_at: str
 

@@ -94,7 +94,7 @@ def _check(path: Path, module: nn.Module, input_shape: Sequence[int]) -> dict[st
         difference, scale = float((outputs - expected).abs().max()), float(expected.abs().max())
         if not difference <= TOLERANCE * scale:  # not a number is no agreement
             raise OnnxError(
-                f"ONNX Runtime's outputs differ from the network's by {difference:.3g}, where the largest is {scale:.3g}"
+                f"ONNX Runtime's outputs differ from the network's by {difference:.3g}; the largest is {scale:.3g}"
             )
         furthest, largest = max(furthest, difference), max(largest, scale)
     return {
