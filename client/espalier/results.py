@@ -35,16 +35,6 @@ class Results:
 
         return self._transport.patiently(attempt)
 
-    def download_card(self, job_id: str, folder: Path | str) -> Path:
-        """Store the model card as `card.md` in `folder`, with `plot.png`, which it shows, beside it."""
-        card = next((each for each in self.artifacts(job_id) if each["kind"] == "card"), None)
-        if card is None:
-            raise LookupError(f"{job_id} has no card: it has not succeeded, or its artifacts leave it out")
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.download_plot(job_id, folder / "plot.png")
-        return self.download(card, folder / card["filename"])
-
     def link(self, artifact: Artifact | str, *, expires_in_seconds: int = 300) -> Link:
         """A URL that opens this artifact's content without a key, for at most an hour."""
         body = {"expires_in_seconds": expires_in_seconds}
