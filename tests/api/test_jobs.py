@@ -385,5 +385,5 @@ def test_events(client: TestClient, posted: Posted, bench: Any) -> None:
 
 def test_what_came_as_a_program_goes_out_as_one_too(client: TestClient, bench: Any, body: dict[str, Any]) -> None:
     body["model"] = bench.model(format="exported_program").id
-    assert client.post("/v1/jobs", json=body).json()["artifacts"] == ["model", "masks", "ticket", "program"]
+    assert client.post("/v1/jobs", json=body).json()["artifacts"] == ["model", "masks", "ticket", "program", "card"]
     assert client.post("/v1/jobs", json={**body, "artifacts": ["masks"]}).json()["artifacts"] == ["masks"]

@@ -51,6 +51,7 @@ def test_a_worker_is_shown_with_what_it_does(
         "slots": 2,
         "hostname": "host-1",
         "version": "0.1.0",
+        "extras": [],
         "alive": True,
         "state": "busy",
         "busy_slots": 1,

@@ -38,6 +38,7 @@ def splits() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     return {"train": (inputs[:1200], labels[:1200]), "validation": (inputs[1200:], labels[1200:])}
 
 
+FIRST = ["model", "masks", "ticket"]
 RECIPE = {
     "strategy": "dropnet",
     "schedule": {"fraction": 0.5},
@@ -57,7 +58,7 @@ def test_a_stranger_comes_back_smaller(client: Client, splits: dict, tmp_path: P
     model = client.upload_model(export_model(Sapling(), torch.zeros(2, 1, 8, 8), tmp_path / "sapling.pt2"))
     recipe = {**RECIPE, "materialize": {"round_to": 4}}
     job = client.create_job(model=model, dataset=client.upload_dataset(splits), recipe=recipe, select="last")
-    assert job["artifacts"] == ["model", "masks", "ticket", "program", "reduced_program", "reduced_model", "plan"]
+    assert job["artifacts"] == [*FIRST, "program", "reduced_program", "reduced_model", "plan", "card"]
     job = client.wait(job["id"], timeout_seconds=60)
     files = selected_files(client, job, tmp_path)
     masked, reduced = (torch.export.load(files[kind]).module() for kind in ("program", "reduced_program"))
@@ -89,7 +90,7 @@ def test_a_named_architecture_comes_back_as_weights_and_plan(client: Client, spl
     )
     dataset = client.upload_dataset(splits)
     job = client.create_job(model=model, dataset=dataset, recipe={**RECIPE, "materialize": True}, select="last")
-    assert job["artifacts"] == ["model", "masks", "ticket", "reduced_program", "reduced_model", "plan"]
+    assert job["artifacts"] == [*FIRST, "reduced_program", "reduced_model", "plan", "card"]
     assert job["recipe"]["materialize"] == {"round_to": 1}
     files = selected_files(client, client.wait(job["id"], timeout_seconds=60), tmp_path)
     full, small = load_file(files["model"]), load_file(files["reduced_model"])

@@ -5,6 +5,7 @@ import sys
 from math import ceil
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +14,8 @@ from torch import nn
 
 from pruning.formats.results import pack, read_masks, read_sparse, unpack, write_masks, write_sparse, write_state
 from pruning.formats.weights import read_state_dict
+
+NETWORK = nn.Sequential(nn.Conv2d(1, 16, 5), nn.Flatten(), nn.Linear(784, 100), nn.Linear(100, 10))
 
 
 def some(seed: int = 0) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
@@ -61,6 +64,26 @@ def test_sparse_is_near_its_bound(tmp_path) -> None:
     p = float(mask.float().mean())
     entropy_bits = -mask.numel() * (p * np.log2(p) + (1 - p) * np.log2(1 - p))
     assert (tmp_path / "s").stat().st_size < 1.1 * (entropy_bits / 8 + 4 * int(mask.sum()))
+
+
+@pytest.mark.parametrize("sparsity", [0, 0.01, 0.05, 0.2, 0.5, 0.8, 0.9, 0.95, 0.99, 0.995, 0.999])
+def test_sparse_is_within_a_tenth_of_masks_and_kept_weights_at_every_sparsity(tmp_path, sparsity) -> None:
+    """Nothing in it can be compressed but the masks: random weights, random biases, masks at random."""
+    draws = torch.Generator().manual_seed(int(sparsity * 1000))
+    state = {name: torch.randn(tensor.shape, generator=draws) for name, tensor in NETWORK.state_dict().items()}
+    masks = {
+        name: torch.rand(tensor.shape, generator=draws) >= sparsity
+        for name, tensor in state.items()
+        if tensor.dim() > 1
+    }
+    write_sparse(tmp_path / "s", {n: t * masks[n] if n in masks else t for n, t in state.items()}, masks)
+    values = 4 * sum(int(masks[n].sum()) if n in masks else t.numel() for n, t in state.items())
+    plain, least = values, float(values)
+    for mask in masks.values():
+        p = float(mask.float().mean())
+        plain += ceil(mask.numel() / 8)
+        least += 0 if p in (0, 1) else -mask.numel() * (p * np.log2(p) + (1 - p) * np.log2(1 - p)) / 8
+    assert (tmp_path / "s").stat().st_size < 1.1 * min(plain, least)
 
 
 def test_tied_weights_are_written_under_every_key_and_load(tmp_path) -> None:
