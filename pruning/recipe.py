@@ -421,7 +421,7 @@ class Recipe(Section):
         if sensitivity is not None and info.data.get("granularity") in N_OF_M:
             raise PydanticCustomError(
                 "sensitivity_of_n_of_m",
-                "with {granularity} a layer has one sparsity; set granularity to weight or unit, or leave sensitivity out",
+                "with {granularity} a layer has one sparsity; set granularity to weight or unit, or leave this out",
                 {"granularity": info.data["granularity"]},
             )
         return sensitivity
