@@ -28,7 +28,7 @@ def test_an_estimate_says_how_good_it_is(
     assert planned["estimate"]["memory_bytes"] > 350 << 20
     files = 4 * (2 * 2260 * 4 + 2220 // 8)  # four entries: model and ticket, and a bit for each weight
     assert planned["estimate"]["artifact_bytes"] == files
-    made = {"artifacts": ["model", "masks", "ticket"], "cache": "on", "metadata": {}, "priority": 0}
+    made = {"artifacts": ["model", "masks", "ticket", "card"], "cache": "on", "metadata": {}, "priority": 0}
     assert planned.items() >= made.items()
 
     job_id = client.post("/v1/jobs", json=body | {"recipe": {**body["recipe"], **short}}).json()["id"]

@@ -102,7 +102,7 @@ def test_three_lines_make_a_job_and_the_rest_is_filled_in(client: TestClient, bo
         "deadline_seconds": None,
         "keep_rounds": "all",
         "expires_in_seconds": None,
-        "artifacts": ["model", "masks", "ticket"],
+        "artifacts": ["model", "masks", "ticket", "card"],
         "cache": "on",
         "metadata": {},
         "error": None,
