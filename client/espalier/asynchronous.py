@@ -18,7 +18,7 @@ from espalier.wires import LoopWire, Wire
 
 
 class AsyncClient(Inputs, Jobs, Results, Webhooks, Access, Service):
-    """`url` and `api_key` default to ESPALIER_URL and ESPALIER_API_KEY. On asyncio or trio.
+    """`url` and `api_key` default to ESPALIER_URL and ESPALIER_API_KEY.
 
     What may be sent twice is, for `patience_seconds`, where the service is away: reads, verbs, and what it then makes
     once. Small uploads are sent once, for the caller to decide. Errors: see `espalier.errors`.

@@ -70,8 +70,6 @@ class BlockingWire:
 
 
 class LoopWire:
-    """On asyncio or trio, whichever runs."""
-
     def __init__(self, **options: Any) -> None:
         self._http = httpx2.AsyncClient(**options)
 
