@@ -63,7 +63,8 @@ class DatasetDocument(BaseModel):
     size_bytes: int | None
     sha256: str
     splits: Reported[Json | None] = Field(
-        description="by name: num_examples, input_shape, task, target_shape, num_classes, ..."
+        description="by name: num_examples, input_shape, input_mean, input_std (by channel for images), task, "
+        "target_shape, num_classes, class_counts, ..."
     )
     error: Failure | None
     created_at: datetime

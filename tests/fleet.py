@@ -22,7 +22,8 @@ from chaos.processes import descendants_of
 from chaos.recipes import digits_npz
 from embedded.serve import COMMANDS
 from pruning.formats.architectures import build
-from pruning.formats.datasets import describe, read_dataset
+from pruning.formats.dataset_report import describe
+from pruning.formats.datasets import read_dataset
 from pruning.formats.models import read_model
 from pruning.formats.results import write_state
 from pruning.intake import inspect_model

@@ -27,7 +27,8 @@ from pruning.checkpoints import Checkpoint, Misfit
 from pruning.data import Dataset
 from pruning.formats.architectures import Network, build
 from pruning.formats.checkpoints import read_checkpoint
-from pruning.formats.datasets import describe, read_dataset
+from pruning.formats.dataset_report import describe
+from pruning.formats.datasets import read_dataset
 from pruning.formats.errors import FormatError
 from pruning.formats.exported_program import Program
 from pruning.formats.models import read_model

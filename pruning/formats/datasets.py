@@ -89,43 +89,6 @@ def _num_classes(task: Task, splits: Mapping[str, Split]) -> int | None:
     return num_classes
 
 
-def describe(dataset: Dataset) -> dict[str, dict[str, Any]]:
-    """{"splits": {name: {num_examples, input_shape, input_dtype, task, target_shape, target_dtype, num_classes,
-    class_counts}}}, JSON-able.
-
-    Shapes are of one example. `class_counts` has the examples of each class, for several labels those that have it;
-    null for numbers and tokens, as `num_classes` is for numbers. `target_dtype` is as it is held, not as it was given.
-    """
-    splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
-    task = dataset.task
-    described = {
-        name: {
-            "num_examples": len(split),
-            "input_shape": list(split.inputs.shape[1:]),
-            "input_dtype": str(split.inputs.dtype).removeprefix("torch."),
-            "task": task,
-            "target_shape": list(split.targets.shape[1:]),
-            "target_dtype": str(split.targets.dtype).removeprefix("torch."),
-            "num_classes": dataset.num_classes,
-            "class_counts": _class_counts(split, task, dataset.num_classes),
-        }
-        for name, split in splits.items()
-        if split is not None
-    }
-    return {"splits": described}
-
-
-def _class_counts(split: Split, task: Task, num_classes: int | None) -> list[int] | None:
-    if task == "classification":
-        assert num_classes is not None
-        counts = torch.bincount(split.targets, minlength=num_classes)
-    elif task == "multi_label":
-        counts = (split.targets == 1).sum(0)
-    else:
-        return None
-    return [int(count) for count in counts]
-
-
 def _check_keys(tensors: Mapping[str, Tensor]) -> None:
     allowed = [f"{split}.{part}" for split in SPLITS for part in ("inputs", "targets")]
     for key in tensors:
@@ -140,13 +103,12 @@ def _check_keys(tensors: Mapping[str, Tensor]) -> None:
 
 def _read_split(name: str, tensors: Mapping[str, Tensor]) -> Split:
     inputs, targets = tensors[f"{name}.inputs"], tensors[f"{name}.targets"]
-    _check_inputs(f"{name}.inputs", inputs)
-    targets = read_targets(f"{name}.targets", targets, inputs)
     if inputs.dtype == torch.float64:
-        inputs = inputs.float()
+        inputs = inputs.float()  # before the check: what is too large for it becomes infinity
     if inputs.dtype == torch.int32:
         inputs = inputs.long()
-    return Split(inputs, targets)
+    _check_inputs(f"{name}.inputs", inputs)
+    return Split(inputs, read_targets(f"{name}.targets", targets, inputs))
 
 
 def _check_inputs(key: str, inputs: Tensor) -> None:

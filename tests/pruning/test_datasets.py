@@ -9,7 +9,8 @@ import pytest
 import safetensors.numpy
 import torch
 
-from pruning.formats.datasets import describe, read_dataset
+from pruning.formats.dataset_report import describe
+from pruning.formats.datasets import read_dataset
 from pruning.formats.errors import FormatError
 
 
@@ -45,6 +46,8 @@ def test_a_dataset_is_read_as_it_is_and_described(format, tmp_path) -> None:
         "num_examples": 2,
         "input_shape": [1, 2, 2],
         "input_dtype": "uint8",
+        "input_mean": [1.0],
+        "input_std": [0.0],
         "task": "classification",
         "target_shape": [],
         "target_dtype": "int64",
@@ -62,6 +65,27 @@ def test_other_layouts_of_the_same_numbers_are_read(tmp_path) -> None:
     assert dataset.train.inputs.flatten().tolist() == list(range(24))
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64, np.float16])
+def test_statistics_are_of_the_inputs_as_they_are(dtype, tmp_path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (1100, 3, 2, 2)).astype(dtype)
+    np.savez(tmp_path / "d.npz", **{"train.inputs": images, "train.targets": np.arange(1100) % 3})
+    train = describe(read_dataset(tmp_path / "d.npz", "npz"))["splits"]["train"]
+    assert train["input_mean"] == pytest.approx(images.astype(float).mean((0, 2, 3)).tolist())
+    assert train["input_std"] == pytest.approx(images.astype(float).std((0, 2, 3)).tolist())
+    rows = images.reshape(1100, -1)
+    np.savez(tmp_path / "d.npz", **{"train.inputs": rows, "train.targets": np.arange(1100) % 3})
+    train = describe(read_dataset(tmp_path / "d.npz", "npz"))["splits"]["train"]
+    assert (train["input_mean"], train["input_std"]) == pytest.approx(
+        (rows.astype(float).mean(), rows.astype(float).std())
+    )
+
+
+def test_tokens_have_no_statistics(tmp_path) -> None:
+    np.savez(tmp_path / "d.npz", **{"train.inputs": np.ones((4, 3), int), "train.targets": np.array([0, 1, 0, 1])})
+    train = describe(read_dataset(tmp_path / "d.npz", "npz"))["splits"]["train"]
+    assert train["input_mean"] is train["input_std"] is None
+
+
 NAN = np.zeros((6, 1, 2, 2), np.float32)
 NAN[4, 0, 1, 1] = np.nan
 REFUSED = {
@@ -70,6 +94,7 @@ REFUSED = {
     "unknown": ({"trian_inputs": np.zeros(3)}, "trian.inputs: is not a key"),
     "lengths": ({"train_targets": np.array([0, 1, 2])}, "train.targets: has 3 labels for 6 examples"),
     "nan": ({"train_inputs": NAN, "test_inputs": NAN[:2]}, "train.inputs: example 4 holds NaN"),
+    "too large": ({"train_inputs": np.full((6, 1), 1e300)}, "train.inputs: example 0 holds NaN or infinity"),
     "negative": ({"train_targets": np.array([0, 1, 2, 0, 1, -1])}, "train.targets: has labels from -1"),
     "huge": ({"train_targets": np.array([0, 1, 2, 0, 1, 10**12])}, "train.targets: has labels from 0 to"),
     "unsigned": ({"train_targets": np.array([0, 1, 2, 0, 1, 2**64 - 1], np.uint64)}, "train.targets: has labels"),

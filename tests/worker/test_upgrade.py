@@ -16,7 +16,8 @@ from sqlalchemy import MetaData, create_engine, inspect, select
 
 import migrations
 from pruning.formats.architectures import build
-from pruning.formats.datasets import describe, read_dataset
+from pruning.formats.dataset_report import describe
+from pruning.formats.datasets import read_dataset
 from pruning.formats.results import write_state
 from pruning.intake import inspect_model
 from pruning.recipe import Recipe
