@@ -99,10 +99,17 @@ class Jobs:
         round_: Round = await self._transport.get(_path("jobs", job_id, "rounds", str(number)))
         return round_
 
-    async def follow(self, job_id: str, *, interval_seconds: float = 1.0) -> AsyncGenerator[Job, None]:
+    async def follow(
+        self, job_id: str, *, interval_seconds: float = 1.0, timeout_seconds: float | None = None
+    ) -> AsyncGenerator[Job, None]:
         """The job now and each time it has changed, until it is done. Goes on through restarts of the service, which
-        says itself when the job has changed; `interval_seconds` is for one that cannot."""
-        async with aclosing(watching.states(self._transport, _path("jobs", job_id), interval_seconds)) as states:
+        says itself when the job has changed; `interval_seconds` is for one that cannot.
+
+        Raises:
+            WaitTimedOut: it is not done yet, and goes on.
+        """
+        watched = watching.states(self._transport, _path("jobs", job_id), interval_seconds, timeout_seconds)
+        async with aclosing(watched) as states:
             async for job in states:
                 yield job
                 if job["done"]:

@@ -13,7 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from espalier import NotVerified, verify
-from espalier.__main__ import main
+from espalier.cli import main
 from pydantic import SecretStr
 from starlette.testclient import TestClient
 
