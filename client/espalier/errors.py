@@ -23,8 +23,9 @@ class ApiError(EspalierError):
     def __init__(self, problem: Problem, retry_after_seconds: float | None = None) -> None:
         self.problem = problem
         self.retry_after_seconds = retry_after_seconds
-        details = [problem.get("detail") or problem["title"]]
-        details += [f"{error.get('param')}: {error.get('message')}" for error in problem.get("errors") or []]
+        errors, detail = problem.get("errors") or [], problem.get("detail") or problem["title"]
+        details = [] if detail in [error.get("message") for error in errors] else [detail]
+        details += [f"{error.get('param')}: {error.get('message')}" for error in errors]
         super().__init__(f"{problem['status']} {problem.get('code', '')}: " + "; ".join(details))
 
     @property

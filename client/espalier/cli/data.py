@@ -29,7 +29,7 @@ def _written(output: Output, splits: Any, out: Path) -> None:
     counts = {split: len(targets) for split, (_, targets) in splits.arrays.items()}
     document = {"object": "file", "path": str(path), "examples": counts}
     said = ", ".join(f"{split} {count:,}" for split, count in counts.items())
-    output.result(document, lambda: output.out.print(f"{path}: {said}"))
+    output.result(document, lambda: output.line(f"{path}: {said}"))
 
 
 @dataset.command()

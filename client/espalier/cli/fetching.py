@@ -15,7 +15,7 @@ from espalier.shapes import Artifact, Job
 def fetch(client: Client, output: Output, artifact: Artifact, folder: Path) -> Path:
     """Under the name that the service gives it, of which the last part alone is heeded."""
     path = folder / Path(artifact["filename"]).name
-    with output.transfer(f"downloading {path.name} ({words.megabytes(artifact['size_bytes'])})") as progress:
+    with output.transfer(f"downloading {path.name} ({words.size(artifact['size_bytes'])})") as progress:
         return client.download(artifact, path, progress=progress)
 
 
@@ -33,8 +33,10 @@ def fetch_round(
 ) -> list[Path]:
     """
     Raises:
-        EspalierError: nothing of that round, or of these kinds, is there.
+        EspalierError: the job has selected no round; or nothing of that round, or of these kinds, is there.
     """
+    if number is None:
+        raise EspalierError(f"{job['id']} has no results: it is {words.state(job)}; of its rounds so far: --round N")
     offered = [artifact for artifact in client.artifacts(job["id"]) if artifact["round"] == number]
     wanted = [artifact for artifact in offered if not kinds or artifact["kind"] in kinds]
     if not wanted:

@@ -33,7 +33,7 @@ def _list(output: Output, found: list[Any]) -> None:
             row["name"],
             row["status"],
             row["format"],
-            words.megabytes(row["size_bytes"]),
+            words.size(row["size_bytes"]),
             row["created_at"][:19],
         ]
         for row in found
@@ -66,9 +66,9 @@ def get_model(client: Client, output: Output, model_id: str) -> None:
     model = client.model(model_id)
 
     def show() -> None:
-        output.out.print(f"{model['id']} {model['name']}: {model['status']}")
+        output.line(f"{model['id']} {model['name']}: {model['status']}")
         if model["error"]:
-            output.out.print(model["error"]["message"])
+            output.line(model["error"]["message"])
         rows = [
             [
                 str(layer["name"]), str(layer.get("type", "-")), f"{layer.get('num_weights', 0):,}",
@@ -89,9 +89,9 @@ def get_dataset(client: Client, output: Output, dataset_id: str) -> None:
     dataset = client.dataset(dataset_id)
 
     def show() -> None:
-        output.out.print(f"{dataset['id']} {dataset['name']}: {dataset['status']}")
+        output.line(f"{dataset['id']} {dataset['name']}: {dataset['status']}")
         if dataset["error"]:
-            output.out.print(dataset["error"]["message"])
+            output.line(dataset["error"]["message"])
         rows = [
             [split, f"{about.get('num_examples', 0):,}", "x".join(map(str, about.get("input_shape") or []))]
             for split, about in (dataset["splits"] or {}).items()
@@ -112,7 +112,7 @@ def get_dataset(client: Client, output: Output, dataset_id: str) -> None:
 def upload_model(client: Client, output: Output, /, model: str, **given: Any) -> None:
     """MODEL as `espalier prune` takes it. Waits until the service has validated it."""
     made = client.model(references.model_id(client, output, model, **given))
-    output.result(made, lambda: output.out.print(made["id"]))
+    output.result(made, lambda: output.line(made["id"]))
 
 
 @datasets.command("upload")
@@ -122,7 +122,7 @@ def upload_model(client: Client, output: Output, /, model: str, **given: Any) ->
 def upload_dataset(client: Client, output: Output, file: Path, name: str | None) -> None:
     """A .npz or .safetensors FILE. Waits until the service has validated it."""
     made = references.upload_dataset(client, output, file, name)
-    output.result(made, lambda: output.out.print(made["id"]))
+    output.result(made, lambda: output.line(made["id"]))
 
 
 @click.command()

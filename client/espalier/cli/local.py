@@ -35,7 +35,7 @@ def export(output: Output, code: str, input_shape: tuple[int, ...], tokens: bool
         raise click.UsageError(f"{code!r} names no module; write file.py:name or package.module:name")
     path = out or Path(f"{code.rpartition(':')[2]}.pt2")
     references.export(code, input_shape, tokens, path)
-    output.result({"object": "file", "path": str(path)}, lambda: output.out.print(str(path)))
+    output.result({"object": "file", "path": str(path)}, lambda: output.line(str(path)))
 
 
 @click.command()

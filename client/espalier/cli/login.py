@@ -27,4 +27,4 @@ def login(output: Output, url: str, api_key: str | None) -> None:
             if error.code != "insufficient_scope":  # a key that may do something else is a key
                 raise
     file = settings.keep(url, key.strip())
-    output.result({"object": "login", "url": url, "file": str(file)}, lambda: output.out.print(f"kept in {file}"))
+    output.result({"object": "login", "url": url, "file": str(file)}, lambda: output.line(f"kept in {file}"))

@@ -65,9 +65,9 @@ def get(client: Client, output: Output, job_id: str) -> None:
     rounds = client.rounds(job_id)
 
     def show() -> None:
-        output.out.print(f"{job_id}: {words.state(job)}")
+        output.line(f"{job_id}: {words.state(job)}")
         if job["error"]:
-            output.out.print(f"{job['error']['code']}: {job['error']['message']}")
+            output.line(f"{job['error']['code']}: {job['error']['message']}")
         metric = words.metric_of(rounds)
         output.table(words.columns(metric), words.rows(job, rounds, metric))
 
@@ -82,7 +82,11 @@ def get(client: Client, output: Output, job_id: str) -> None:
 def watch(client: Client, output: Output, job_id: str, timeout_seconds: float | None, cancel_on_interrupt: bool) -> int:
     """Sparsity and accuracy as they come, until the job ends; then as `prune`."""
     job, code = watch_to_end(
-        client, output, job_id, timeout_seconds=timeout_seconds, cancel_on_interrupt=cancel_on_interrupt
+        client,
+        output,
+        lambda: client.job(job_id),
+        timeout_seconds=timeout_seconds,
+        cancel_on_interrupt=cancel_on_interrupt,
     )
     output.result(job, lambda: show_verdict(client, output, job, []))
     return code
@@ -92,7 +96,7 @@ jobs.add_command(watch)
 
 
 def _say(output: Output, job: Job) -> None:
-    output.result(job, lambda: output.out.print(f"{job['id']}: {words.state(job)}"))
+    output.result(job, lambda: output.line(f"{job['id']}: {words.state(job)}"))
 
 
 @jobs.command()

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedCo
 from rich.progress import Progress as Bars
 from rich.table import Table
 
-from espalier.cli import exits
+from espalier.cli import exits, words
 from espalier.errors import ApiError, EspalierError, JobFailed
 from espalier.files import Progress
 
@@ -26,7 +26,11 @@ class Output:
 
     def say(self, text: str) -> None:
         """What a person wants to know meanwhile."""
-        self.err.print(text)
+        self.err.print(words.clean(text))
+
+    def line(self, text: str) -> None:
+        """Of the result."""
+        self.out.print(words.clean(text))
 
     def result(self, document: Any, show: Callable[[], None]) -> None:
         """The one object, or what `show` prints of it."""
@@ -39,18 +43,17 @@ class Output:
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:
         """Tabs between columns where it is no terminal: for cut and awk."""
         if not self.out.is_terminal:
-            for row in (columns, *rows):
-                self.out.print("\t".join(row))
+            self.out.file.writelines("\t".join(map(words.clean, row)) + "\n" for row in (columns, *rows))
             return
         table = Table(*columns, title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*map(words.clean, row))
         self.out.print(table)
 
     def failed(self, error: EspalierError | OSError) -> exits.Exit:
         """Say what went wrong and what to do next."""
         code, advice = exits.of_error(error), exits.advice(error)
-        self.err.print(f"espalier: {error}", style="red")
+        self.err.print(words.clean(f"espalier: {error}"), style="red")
         if advice:
             self.err.print(advice)
         if self.as_json:

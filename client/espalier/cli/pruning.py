@@ -65,14 +65,19 @@ def prune(client: Client, output: Output, /, model: str, data: str, **given: Any
         plan = client.plan_job(**request)
         output.result(plan, lambda: _show_plan(output, plan))
         return Exit.PASSED
-    with held():
+
+    def post() -> Job:
         job = client.create_job(**request)
         output.say(f"posted {job['id']}")
+        return job
+
     if not given["wait"]:
-        output.result(job, lambda: output.out.print(job["id"]))
+        with held():
+            job = post()
+            output.result(job, lambda: output.line(job["id"]))
         return Exit.PASSED
     job, code = watch_to_end(
-        client, output, job["id"], timeout_seconds=given["timeout_seconds"],
+        client, output, post, timeout_seconds=given["timeout_seconds"],
         cancel_on_interrupt=given["cancel_on_interrupt"],
     )  # fmt: skip
     files: list[Path] = []
@@ -83,7 +88,7 @@ def prune(client: Client, output: Output, /, model: str, data: str, **given: Any
 
 
 def _request(client: Client, output: Output, model: str, data: str, given: dict[str, Any]) -> dict[str, Any]:
-    """The recipe is checked before a byte of the network is sent."""
+    """Flags are read before a byte is sent."""
     sparsity = given["sparsity"]
     strategies = client.strategies() if sparsity is not None else []
     recipe = recipe_of(given["strategy"], given["recipe"], given["settings"], given["seed"], sparsity, strategies)
@@ -102,24 +107,24 @@ def _request(client: Client, output: Output, model: str, data: str, given: dict[
 
 def show_verdict(client: Client, output: Output, job: Job, files: list[Path]) -> None:
     if not job["done"]:
-        output.out.print(job["id"])
+        output.line(job["id"])
         return
     rounds = client.rounds(job["id"])
     chosen = words.selected(job, rounds)
-    output.out.print(f"{job['id']}: {job['conclusion']}")
+    output.line(f"{job['id']}: {job['conclusion']}")
     if chosen is not None:
         metric = words.metric_of(rounds)
         dense = words.measure(words.validation(rounds[0], metric))
-        output.out.print(f"{words.line(chosen, metric)} (dense {dense})")
+        output.line(f"{words.line(chosen, metric)} (dense {dense})")
     for file in files:
-        output.out.print(str(file))
+        output.line(str(file))
 
 
 def _show_plan(output: Output, plan: Plan) -> None:
     rows = [[str(row["number"]), words.percent(row["sparsity"]), f"{row['num_remaining']:,}"] for row in plan["rounds"]]
     output.table(["round", "sparsity", "left"], rows)
     estimate = plan["estimate"]
-    output.out.print(
+    output.line(
         f"about {words.duration(estimate['seconds'])} ({estimate['basis']}), "
-        f"{words.megabytes(estimate['memory_bytes'])} of memory, {words.megabytes(estimate['artifact_bytes'])} stored"
+        f"{words.size(estimate['memory_bytes'])} of memory, {words.size(estimate['artifact_bytes'])} stored"
     )

@@ -61,8 +61,8 @@ def model_id(
     known = client.capabilities()["architectures"]
     if given not in known:
         raise click.UsageError(
-            f"MODEL is {given!r}, which is no file here, no id (mdl_...), no code (file.py:name, package.module:name) and "
-            f"no architecture ({', '.join(known)})"
+            f"MODEL is {given!r}: no file here, no id (mdl_...), no code (file.py:name or package.module:name) and no "
+            f"architecture ({', '.join(known)})"
         )
     model = client.upload_model(
         b"", architecture=given, format="architecture", name=name or given, input_shape=input_shape,
@@ -83,7 +83,7 @@ def dataset_id(client: Client, output: Output, given: str, name: str | None = No
 
 
 def upload_dataset(client: Client, output: Output, file: Path, name: str | None) -> Dataset:
-    with output.transfer(f"uploading {file.name} ({words.megabytes(file.stat().st_size)})") as progress:
+    with output.transfer(f"uploading {file.name} ({words.size(file.stat().st_size)})") as progress:
         return client.upload_dataset(file, name=name, progress=progress)
 
 
@@ -104,7 +104,7 @@ def _upload_model(
     num_classes: int | None,
     name: str | None,
 ) -> Model:
-    with output.transfer(f"uploading {file.name} ({words.megabytes(file.stat().st_size)})") as progress:
+    with output.transfer(f"uploading {file.name} ({words.size(file.stat().st_size)})") as progress:
         return client.upload_model(
             file, architecture=architecture, input_shape=input_shape, num_classes=num_classes, name=name,
             progress=progress,

@@ -40,7 +40,7 @@ def download(
 
 def _list(output: Output, files: list[Path]) -> None:
     for file in files:
-        output.out.print(str(file))
+        output.line(str(file))
 
 
 @click.command()
@@ -55,9 +55,9 @@ def verify(output: Output, file: Path, statement: Path, key: Path) -> None:
     def show() -> None:
         predicate = said["predicate"]
         origin = predicate["runDetails"]["metadata"]["invocationId"]
-        output.out.print(f"verified: {file} is {said['subject'][0]['name']} of {origin}")
+        output.line(f"verified: {file} is {said['subject'][0]['name']} of {origin}")
         for dependency in predicate["buildDefinition"]["resolvedDependencies"]:
             digest = dependency.get("digest", {}).get("sha256", "not recorded")
-            output.out.print(f"  {dependency['name']}: {dependency.get('uri', '')} sha256:{digest}")
+            output.line(f"  {dependency['name']}: {dependency.get('uri', '')} sha256:{digest}")
 
     output.result(said, show)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console, Group, RenderableType
@@ -14,9 +14,10 @@ from rich.text import Text
 
 from espalier.cli import charts, words
 from espalier.cli.exits import Exit, of_job
+from espalier.cli.interrupts import held
 from espalier.cli.output import Output
 from espalier.client import Client
-from espalier.errors import EspalierError, WaitTimedOut
+from espalier.errors import WaitTimedOut
 from espalier.shapes import Job, Round
 
 CANCEL_SECONDS = 120.0
@@ -27,27 +28,32 @@ LEAST_COLUMNS = 40
 def watch_to_end(
     client: Client,
     output: Output,
-    job_id: str,
+    begin: Callable[[], Job],
     *,
     timeout_seconds: float | None = None,
     cancel_on_interrupt: bool = False,
 ) -> tuple[Job, Exit]:
     """The job and what the process ends with. Whoever stops watching, by Ctrl-C or because the time is over, leaves
-    the job running, and is told how to go on."""
-    job = client.job(job_id)
+    the job running, and is told how to go on. `begin` posts or reads it, and is not interrupted halfway."""
+    job: Job | None = None
     try:
-        job = watch(client, output, job_id, timeout_seconds)
+        with held():
+            job = begin()
+        job = watch(client, output, job["id"], timeout_seconds)
     except WaitTimedOut as error:
-        output.say(f"{error}; {_how_to_go_on(job_id)}")
-        return client.job(job_id), Exit.GAVE_UP
+        assert job is not None  # only watching takes time
+        output.say(f"{error}; {_how_to_go_on(job['id'])}")
+        return client.job(job["id"]), Exit.GAVE_UP
     except KeyboardInterrupt:
+        if job is None:
+            raise
         if not cancel_on_interrupt:
-            output.say(f"\n{_how_to_go_on(job_id)}")
+            output.say(f"\n{_how_to_go_on(job['id'])}")
             return job, Exit.GAVE_UP
-        output.say(f"\ncanceling {job_id}")
+        output.say(f"\ncanceling {job['id']}")
         with _second_interrupt_leaves():
-            client.cancel(job_id)
-            job = watch(client, output, job_id, CANCEL_SECONDS)
+            client.cancel(job["id"])
+            job = watch(client, output, job["id"], CANCEL_SECONDS)
     return job, of_job(job)
 
 
@@ -67,11 +73,17 @@ class _Lines:
         self._output, self._said, self._num_rounds = output, "", 0
 
     def show(self, job: Job, rounds: list[Round]) -> None:
+        if not job["done"]:
+            self._say(job, job["status"])
         metric = words.metric_of(rounds)
         for round_ in rounds[self._num_rounds :]:
             self._output.say(words.line(round_, metric))
         self._num_rounds = len(rounds)
-        if (state := words.state(job) if job["done"] else job["status"]) != self._said:
+        if job["done"]:
+            self._say(job, words.state(job))
+
+    def _say(self, job: Job, state: str) -> None:
+        if state != self._said:
             self._said = state
             self._output.say(f"{job['id']}: {state}")
 
@@ -133,7 +145,7 @@ def _second_interrupt_leaves() -> Iterator[None]:
     """Whoever presses Ctrl-C twice means the second one, too: while the job is being canceled, leave at once."""
 
     def leave(*_: object) -> None:
-        raise EspalierError("left before the job had ended")
+        raise WaitTimedOut("left before the job had ended")
 
     before = signal.signal(signal.SIGINT, leave)
     try:

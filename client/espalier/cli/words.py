@@ -23,8 +23,12 @@ def duration(seconds: float | None) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {left} s" if minutes else f"{left} s"
 
 
-def megabytes(size_bytes: int | None) -> str:
-    return "-" if size_bytes is None else f"{size_bytes / 1e6:.1f} MB"
+def size(size_bytes: int | None) -> str:
+    if size_bytes is None:
+        return "-"
+    if size_bytes < 1e6:
+        return f"{size_bytes / 1e3:.1f} kB"
+    return f"{size_bytes / 1e6:.1f} MB" if size_bytes < 1e9 else f"{size_bytes / 1e9:.1f} GB"
 
 
 def state(job: Job) -> str:
@@ -96,3 +100,8 @@ def rows(job: Job, rounds: Sequence[Round], metric: str) -> list[list[str]]:
 
 def columns(metric: str) -> list[str]:
     return ["round", "sparsity", metric, "- dense", "weights", ""]
+
+
+def clean(text: str) -> str:
+    """Without what a terminal would take for orders: names come from others."""
+    return "".join(character if character.isprintable() or character == "\n" else "?" for character in text)
