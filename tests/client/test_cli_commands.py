@@ -10,7 +10,6 @@ import signal
 import stat
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -186,21 +185,21 @@ def test_the_shell_is_told_the_latest_jobs(espalier: Any, submit: Callable[..., 
     job = submit()
     words = {"_ESPALIER_COMPLETE": "bash_complete", "COMP_WORDS": "espalier watch job_", "COMP_CWORD": "2"}
     assert f"plain,{job['id']}" in espalier(**words).stdout.splitlines()
-    assert espalier(**words, ESPALIER_URL="http://127.0.0.1:9").stdout == ""
+    assert espalier(**words, ESPALIER_URL="http://127.0.0.1:9").stdout.strip() == ""
 
 
 def test_serve_runs_the_servers_own_entry_point_until_it_is_told_to_stop(espalier: Any, tmp_path: Path) -> None:
-    process = espalier.start("serve", "--port", "0", "--data-dir", str(tmp_path / "var"))
-    lines: list[str] = []
-    for line in process.stderr:
-        lines.append(line)
-        if "listens on" in line:
-            process.send_signal(signal.SIGINT)
-            break
-    threading.Thread(target=process.stdout.read, daemon=True).start()
-    lines += list(process.stderr)
-    assert process.wait() == 0, "".join(lines)
-    assert any("listens on http://127.0.0.1:" in line for line in lines), "".join(lines)
+    """The server prints on stdout and stderr alike: both are one pipe here."""
+    with espalier.start(
+        "serve", "--port", "0", "--data-dir", str(tmp_path / "var"), stderr=subprocess.STDOUT
+    ) as process:
+        lines: list[str] = []
+        for line in process.stdout:
+            lines.append(line)
+            if "listens on http://127.0.0.1:" in line:
+                process.send_signal(signal.SIGINT)
+    assert process.returncode == 0, "".join(lines)
+    assert any("stopping" in line for line in lines), "".join(lines)
 
 
 def test_where_the_server_is_not_installed_it_says_how(espalier: Any, python: str) -> None:

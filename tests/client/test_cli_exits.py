@@ -61,7 +61,7 @@ def test_passed_is_0_with_the_results_in_a_folder(begin: Begin, worker: Any, tmp
     assert (
         files
         == {"model.safetensors", "report.json", "rounds.csv", "plot.svg"}
-        == set(path.name for path in (tmp_path / "results").iterdir())
+        == {path.name for path in (tmp_path / "results").iterdir()}
     )
     assert (tmp_path / "results" / "model.safetensors").read_bytes() == b"the weights"
     assert "round 0: sparsity 0.0%, accuracy 0.9000" in err
