@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import stat
 import subprocess
@@ -226,7 +227,9 @@ def test_a_chart_has_its_scale_and_its_gaps() -> None:
 @pytest.mark.slow
 def test_the_client_installs_alone_and_works(api: Any, references: dict[str, str], tmp_path: Path) -> None:
     """In an environment of its own, from the package as it is built."""
-    client = Path(__file__).parents[2] / "client"
+    client = tmp_path / "client"  # a copy: building leaves files behind
+    shutil.copytree(Path(__file__).parents[2] / "client" / "espalier", client / "espalier")
+    shutil.copy(Path(__file__).parents[2] / "client" / "pyproject.toml", client)
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "alone"], check=True)
     binary = tmp_path / "alone" / "bin"
     subprocess.run([binary / "python", "-m", "pip", "install", "--quiet", client], check=True)

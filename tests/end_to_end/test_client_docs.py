@@ -15,7 +15,10 @@ import sklearn.datasets
 DOCS = Path(__file__).parents[2] / "docs"
 API_KEY = "esp_a-key-for-the-end-to-end-tests"
 NET = """
+import torch
 from torch import nn
+
+torch.manual_seed(0)
 
 class Net(nn.Sequential):
     def __init__(self):
