@@ -92,6 +92,8 @@ class Client:
     download = blocking(AsyncClient.download)
     pareto = blocking(AsyncClient.pareto)
     pareto_csv = blocking(AsyncClient.pareto_csv)
+    sensitivity = blocking(AsyncClient.sensitivity)
+    sensitivity_csv = blocking(AsyncClient.sensitivity_csv)
     download_plot = blocking(AsyncClient.download_plot)
     link = blocking(AsyncClient.link)
     provenance = blocking(AsyncClient.provenance)

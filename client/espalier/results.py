@@ -48,12 +48,30 @@ class Results:
         """The same as CSV."""
         return (await self._transport.read(_path("jobs", job_id, "pareto.csv"), params={"rounds": rounds})).decode()
 
-    async def download_plot(self, job_id: str, path: Path | str, *, theme: Literal["light", "dark"] = "light") -> Path:
-        """Store the job's plot: accuracy against what remains, by round. `path` ends in .svg or .png."""
+    async def sensitivity(self, job_id: str) -> dict[str, Any]:
+        """Of a job whose recipe has `sensitivity`: {"metric", "dense", "data": [{"layer", "size", "points":
+        [{"sparsity", "metrics"}]}]}, validation metrics of the dense network with one layer pruned alone."""
+        scan: dict[str, Any] = await self._transport.get(_path("jobs", job_id, "sensitivity"))
+        return scan
+
+    async def sensitivity_csv(self, job_id: str) -> str:
+        """The same as CSV."""
+        return (await self._transport.read(_path("jobs", job_id, "sensitivity.csv"))).decode()
+
+    async def download_plot(
+        self,
+        job_id: str,
+        path: Path | str,
+        *,
+        theme: Literal["light", "dark"] = "light",
+        of: Literal["plot", "sensitivity"] = "plot",
+    ) -> Path:
+        """Store the job's plot: accuracy against what remains, by round; or its layers' sensitivity. `path` ends in
+        .svg or .png."""
         path = Path(path)
         if path.suffix not in (".svg", ".png"):
             raise ValueError(f"{path.name}: a plot is a .svg or a .png")
-        plot = await self._transport.read(_path("jobs", job_id, f"plot{path.suffix}"), params={"theme": theme})
+        plot = await self._transport.read(_path("jobs", job_id, f"{of}{path.suffix}"), params={"theme": theme})
         with written_whole(path) as file:
             file.write(plot)
         return path

@@ -223,7 +223,8 @@ class Command:
 
     def __init__(self, python: str, api: Api, home: Path) -> None:
         self.home, self._python = home, python
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("ESPALIER_")}
+        ours = "ESPALIER_", "COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "CLICOLOR", "TTY_", "TERM"
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
         self.environment = {
             **kept, "ESPALIER_URL": api.url, "ESPALIER_API_KEY": API_KEY, "HOME": str(home),
             "XDG_CONFIG_HOME": str(home / "config"), "PYTHONUNBUFFERED": "1",

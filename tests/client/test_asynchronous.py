@@ -54,23 +54,27 @@ def test_a_file_goes_and_comes_back(use: Any, worker: Any, submit: Callable[...,
 
 
 def test_two_jobs_are_followed_at_once(api: Any, worker: Any, submit: Callable[..., Job]) -> None:
-    """Neither could end if the other's wait kept the loop: each goes on when the other has been seen to."""
+    """Neither could end if the other's wait kept the loop: each is ended by who follows the other."""
     first, second = submit(), submit()
     claimed = {job["id"]: worker.claim(job) for job in (first, second)}
 
-    async def follow(client: AsyncClient, mine: Job, other: Job) -> list[str]:
+    async def follow(client: AsyncClient, mine: Job, other: Job, both_run: asyncio.Barrier) -> list[str]:
         seen = []
         async for job in client.follow(mine["id"]):
             seen.append(job["status"])
             if job["status"] == "running":
+                await both_run.wait()
                 await asyncio.to_thread(worker.fail, claimed[other["id"]], "diverged", "at step 3")
         return seen
 
     async def main() -> list[list[str]]:
         async with AsyncClient(api.url, API_KEY) as client:
-            return await asyncio.gather(follow(client, first, second), follow(client, second, first))
+            both_run = asyncio.Barrier(2)
+            return await asyncio.gather(
+                follow(client, first, second, both_run), follow(client, second, first, both_run)
+            )
 
-    assert [seen[-1] for seen in asyncio.run(main())] == ["failed", "failed"]
+    assert asyncio.run(main()) == [["running", "failed"], ["running", "failed"]]
 
 
 def test_the_blocking_client_works_within_a_loop(client: Client, submit: Callable[..., Job]) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import stat
 import subprocess
@@ -188,6 +189,7 @@ def test_the_shell_is_told_the_latest_jobs(espalier: Any, submit: Callable[..., 
     assert espalier(**words, ESPALIER_URL="http://127.0.0.1:9").stdout.strip() == ""
 
 
+@pytest.mark.timeout(300)
 def test_serve_runs_the_servers_own_entry_point_until_it_is_told_to_stop(espalier: Any, tmp_path: Path) -> None:
     """The server prints on stdout and stderr alike: both are one pipe here."""
     with espalier.start(
@@ -224,9 +226,12 @@ def test_a_chart_has_its_scale_and_its_gaps() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_the_client_installs_alone_and_works(api: Any, references: dict[str, str], tmp_path: Path) -> None:
     """In an environment of its own, from the package as it is built."""
-    client = Path(__file__).parents[2] / "client"
+    client = tmp_path / "client"  # a copy: building leaves files behind
+    shutil.copytree(Path(__file__).parents[2] / "client" / "espalier", client / "espalier")
+    shutil.copy(Path(__file__).parents[2] / "client" / "pyproject.toml", client)
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "alone"], check=True)
     binary = tmp_path / "alone" / "bin"
     subprocess.run([binary / "python", "-m", "pip", "install", "--quiet", client], check=True)

@@ -37,7 +37,10 @@ def begin(espalier: Any, references: dict[str, str]) -> Begin:
 
 
 def end(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    out, err = process.communicate()
+    """What is left of its output, which is less than a pipe holds. (`communicate` would pass over what a `readline`
+    has taken in already.)"""
+    with process:
+        err, out = process.stderr.read(), process.stdout.read()  # type: ignore[union-attr]
     assert "\x1b" not in out + err, "no orders to a terminal where there is none"
     assert "Traceback" not in err
     return process.returncode, out, err

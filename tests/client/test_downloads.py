@@ -149,7 +149,7 @@ def test_a_download_goes_on_where_it_was_cut(api: Any, stored: Stored, tmp_path:
     ):
         path = client.download(artifact, tmp_path / "model", progress=lambda done, _of: seen.append(done))
         assert path.read_bytes() == b"".join(content)
-        assert proxy.answered_bytes < 32 << 20, "begun anew after each cut it would be 50 MiB"
+        assert proxy.answered_bytes < 34 << 20, "begun anew after each cut it would be 41 MiB"
     assert seen == sorted(seen)
     assert seen[-1] == 24 << 20
 

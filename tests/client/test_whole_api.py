@@ -53,6 +53,8 @@ def test_all_that_the_service_offers_is_reached(client: Client, tmp_path: Path) 
         lambda: client.report("X"), lambda: client.artifacts("X"), lambda: client.artifact("X"),
         lambda: client.download({"id": "X", "sha256": "", "size_bytes": 0}, tmp_path / "x"),  # type: ignore[typeddict-item]
         lambda: client.pareto("X"), lambda: client.pareto_csv("X"), lambda: client.download_plot("X", "x.svg"),
+        lambda: client.download_plot("X", "x.svg", of="sensitivity"), lambda: client.sensitivity("X"),
+        lambda: client.download_plot("X", "x.png", of="sensitivity"), lambda: client.sensitivity_csv("X"),
         lambda: client.download_plot("X", "x.png"), lambda: client.link("X"), lambda: client.provenance("X"),
         lambda: client.provenance_key(), lambda: client.create_webhook("u", []), lambda: client.webhook("X"),
         lambda: client.webhooks(), lambda: client.update_webhook("X"), lambda: client.delete_webhook("X"),

@@ -15,7 +15,10 @@ import sklearn.datasets
 DOCS = Path(__file__).parents[2] / "docs"
 API_KEY = "esp_a-key-for-the-end-to-end-tests"
 NET = """
+import torch
 from torch import nn
+
+torch.manual_seed(0)
 
 class Net(nn.Sequential):
     def __init__(self):
@@ -33,6 +36,7 @@ def digits() -> tuple[Any, Any]:
     return images.reshape(-1, 1, 8, 8).astype("uint8"), labels
 
 
+@pytest.mark.timeout(600)
 def test_the_snippets_are_one_program(
     service: Any, digits: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -51,6 +55,7 @@ def test_the_snippets_are_one_program(
         assert word in printed
 
 
+@pytest.mark.timeout(600)
 def test_the_commands_are_one_script(service: Any, python: str, digits: Any, tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text(NET)
     (tmp_path / "espalier").write_text(f'#!/bin/sh\nexec "{python}" -m espalier "$@"\n')
