@@ -138,10 +138,10 @@ def installed(runner: Runner, tools: Path) -> None:
     (site / "tests.pth").write_text(f"{Path(torch.__file__).parents[1]}\n")
 
 
-SETTINGS = "training.steps=150\ntraining.preprocessing.scale=0.0625"
+SETTINGS = "training.steps=60\ntraining.preprocessing.scale=0.0625"
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_run_prunes_gates_and_writes_its_summary(
     service: Any, client: Client, rule: str, runner: Runner, tools: Path
 ) -> None:
@@ -162,7 +162,7 @@ def test_a_run_prunes_gates_and_writes_its_summary(
     assert len(re.findall(r"^\| \d+ \|", summary, re.MULTILINE)) == len(client.rounds(job["id"]))
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_gate_that_is_missed_fails_the_step_and_the_summary_is_there(
     service: Any, rule: str, runner: Runner, tools: Path
 ) -> None:
@@ -209,3 +209,25 @@ def test_a_key_is_renewed_before_it_ends(
 def test_nothing_that_comes_in_is_put_into_a_script() -> None:
     for step in ACTION["runs"]["steps"]:
         assert "${{" not in step.get("run", "")
+
+
+def documented(index: int) -> Any:
+    text = (ROOT / "docs" / "ci.md").read_text()
+    return yaml.safe_load(re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)[index])
+
+
+def test_the_documented_workflow_gives_the_action_what_it_takes() -> None:
+    steps = documented(0)["jobs"]["prune"]["steps"]
+    (step,) = (step for step in steps if "espalier" in step.get("uses", ""))
+    assert step["with"].keys() <= ACTION["inputs"].keys()
+    assert {name for name, row in ACTION["inputs"].items() if row["required"]} <= step["with"].keys()
+    pairs = [line.split("=") for line in step["with"]["settings"].splitlines()]
+    assert [pair[0] for pair in pairs] == ["training.steps", "training.preprocessing.scale"]
+    assert documented(0)["permissions"]["id-token"] == "write"
+
+
+def test_the_documented_pipeline_gives_the_script_what_it_takes() -> None:
+    pipeline, script = documented(1)["prune"], (ROOT / "examples" / "ci.sh").read_text()
+    for name in (*pipeline["variables"], *pipeline["id_tokens"]):
+        assert name in script
+    assert pipeline["script"][-1].endswith("examples/ci.sh")
