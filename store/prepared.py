@@ -157,29 +157,35 @@ class PostgresQuery:
 
     def _let_go(self) -> None:
         if self._connection is not None:
-            connection, self._connection = self._connection.pgconn, None
-            loop = asyncio.get_running_loop()
+            connection, loop = self._connection.pgconn, asyncio.get_running_loop()
             loop.remove_reader(connection.socket)
             loop.remove_writer(connection.socket)
             connection.finish()
+            self._connection = None
         while self._asked:
             _tell(self._asked.popleft(), None)
 
     async def _connect(self, after_seconds: float = 0.0) -> None:
-        words, named = self._engine.dialect.create_connect_args(self._engine.url)
         await asyncio.sleep(after_seconds)
         while True:
             try:
-                made = await psycopg.AsyncConnection.connect(*words, **{**POSTGRES, **named, "autocommit": True})
-                await made.execute(b"PREPARE " + _NAME + b" AS " + self._sql.encode())
+                await self._open()
+                return
             except psycopg.Error as error:
                 log.info("no connection for a query: %s", error)
                 await asyncio.sleep(AWAY_SECONDS)
-                continue
+
+    async def _open(self) -> None:
+        words, named = self._engine.dialect.create_connect_args(self._engine.url)
+        made = await psycopg.AsyncConnection.connect(*words, **{**POSTGRES, **named, "autocommit": True})
+        try:
+            await made.execute(b"PREPARE " + _NAME + b" AS " + self._sql.encode())
             made.pgconn.enter_pipeline_mode()
-            self._connection = made
-            asyncio.get_running_loop().add_reader(made.pgconn.socket, self._receive)
-            return
+        except BaseException:  # cancelled, too
+            await made.close()
+            raise
+        self._connection = made
+        asyncio.get_running_loop().add_reader(made.pgconn.socket, self._receive)
 
 
 def _tell(asked: asyncio.Future[Row | None], row: Row | None) -> None:
