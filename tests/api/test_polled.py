@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 from collections.abc import Callable
 from typing import Any
@@ -57,6 +58,17 @@ def test_it_answers_as_the_route_does(client: TestClient, polled: str) -> None:
         assert (unchanged.status_code, unchanged.content, unchanged.headers["etag"]) == (304, b"", '"r1"')
     assert client.get(path, headers={"If-None-Match": '"r0"'}).content == b"kept"
     assert 'route="/v1/jobs/{job_id}",status="3xx"' in client.get("/metrics").text
+
+
+def test_its_line_in_the_log_is_for_those_who_debug(
+    client: TestClient, polled: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = f"/v1/jobs/{polled}"
+    with caplog.at_level(logging.DEBUG, "api.observed"):
+        assert client.get(path).content == b"kept"
+        assert client.get("/v1/jobs").status_code == 200
+    lines = [(line.levelname, vars(line)["path"]) for line in caplog.records if line.msg == "request"]
+    assert lines == [("DEBUG", path), ("INFO", "/v1/jobs")]
 
 
 def test_no_change_is_missed(client: TestClient, polled: str, posted: Posted, bench: Any, database: Database) -> None:
