@@ -214,6 +214,8 @@ def test_every_operation_takes_the_requests_that_it_is_for(
         refused = {}
         for label, operation in sorted(_operations(app.openapi()), key=lambda pair: pair[0].startswith("DELETE")):
             method, path = label.split(" ")
+            if "/sensitivity" in path:
+                continue  # of a job whose recipe asks for it: test_sensitivity
             call = special.get(label, {})
             body = operation.get("requestBody", {}).get("content", {}).get("application/json")
             if body is not None and not call:
