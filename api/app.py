@@ -77,7 +77,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         with opened(settings) as app.state.services:
-            async with app.state.services.waiting.running(), app.state.services.polls.running():
+            async with app.state.services.waiting.running(), app.state.services.polls.query.running():
                 yield
 
     app = FastAPIOffline(
@@ -99,10 +99,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.openapi = partial(openapi.openapi_of, app)  # type: ignore[method-assign]
 
     app.state.metrics = HttpMetrics()
-    app.add_middleware(Polled)
     app.add_middleware(Observed, metrics=app.state.metrics)
     app.add_middleware(Around)
     app.add_middleware(Edge)
+    app.add_middleware(Polled, metrics=app.state.metrics)
     app.add_exception_handler(HTTPException, on_http_exception)
     app.add_exception_handler(RequestValidationError, on_invalid_request)
     for unavailable in (*AWAY, Vanishing, BlobsAway):

@@ -34,8 +34,7 @@ class Edge:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if _SANE_ID.fullmatch(given) else new_id("req")
+        request_id = request_id_of(Headers(scope=scope).get("x-request-id", ""))
         scope.setdefault("state", {})["request_id"] = request_id
         has_started = False
 
@@ -57,3 +56,8 @@ class Edge:
                     raise  # the server cuts the connection, so that half an answer is not taken for a whole one
                 problem = Problem("internal_error", "the service failed; its log names this request_id")
                 await problem_response(Request(scope), problem)(scope, receive, send_named)
+
+
+def request_id_of(given: str) -> str:
+    """The caller's own, if it is sane."""
+    return given if _SANE_ID.fullmatch(given) else new_id("req")

@@ -72,14 +72,19 @@ class Observed:
             if outcome == "5xx":
                 span.set_status(StatusCode.ERROR)
             span.end()
-            # Never the query or a header: those may hold what is nobody's business.
-            said = {
-                "method": method,
-                "path": scope["path"][:PATH_CHARACTERS],
-                "status": status or None,
-                "seconds": round(seconds, 4),
-            }
-            log.log(logging.DEBUG if scope["path"] in QUIET else logging.INFO, "request", extra=said)
+            level = logging.DEBUG if scope["path"] in QUIET else logging.INFO
+            log_request(level, method, scope["path"], status, seconds)
+
+
+def log_request(level: int, method: str, path: str, status: int, seconds: float) -> None:
+    """Never the query or a header: those may hold what is nobody's business."""
+    said = {
+        "method": method,
+        "path": path[:PATH_CHARACTERS],
+        "status": status or None,
+        "seconds": round(seconds, 4),
+    }
+    log.log(level, "request", extra=said)
 
 
 def route_of(scope: Scope) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from api import examples
+from api import examples, messages
 from api.idempotency import HEADER, REPLAYED
 from api.problems import PROBLEMS, ProblemDocument, documented
 
@@ -61,6 +61,8 @@ def openapi_of(app: FastAPI) -> dict[str, Any]:
             if schemas[name].pop("required", None):
                 about = schemas[name].get("description", "")
                 schemas[name]["description"] = f"{about}\n\nThe strategy fills in what is left out.".strip()
+        document["webhooks"], told = messages.webhooks()
+        schemas |= told
         _close_maps(schemas)
         _document_keys(document)
         for path, item in document["paths"].items():

@@ -1,39 +1,36 @@
 """The cheap answer to a poll: `GET /v1/jobs/{id}` from memory, where one query says that it is still the answer.
 
-A body is kept when the route has rendered it, under the job's stamp. The query asks for the stamp again, and for the
-key, in one row: no row, another stamp, a key that may not read or whose use is to be noted, a client that waits, a
-database that stumbles: then the route answers, as if there were no memory. So nothing is refused here, and no change
-is missed: all processes read it from the job's row.
+A body is kept when the route has rendered it, under the job's stamp. The query (`store.prepared`) asks for the stamp
+again, and for the key, in one row: no row, another stamp, a key that may not read or whose use is to be noted, a client
+that waits, a database that stumbles: then the route answers, as if there were no memory. So nothing is refused here,
+and no change is missed: all processes read it from the job's row.
 
-It runs on the event loop: a thread costs more than the query, on SQLite a search of three indices. So there nothing is
-waited for, a busy file least of all; on PostgreSQL one connection of this process's own is asked without blocking.
+It stands in front of all else that a request passes, which costs three times as much as the answer. So it gives the
+answer its id and counts it itself; in the log it is a line for those who debug, and no span.
 """
 
 from __future__ import annotations
 
-import asyncio
-import json
 import logging
 import re
-import sqlite3
 import threading
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
-import psycopg
 from sqlalchemy import Select, bindparam, case, func, select
 from sqlalchemy.orm import aliased
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.conditional import names
-from store.database import POSTGRES, Database
+from api.edge import request_id_of
+from api.metrics import HttpMetrics
+from api.observed import log, log_request
+from store.database import Database
 from store.keys import digest_of, is_alive, is_use_due
 from store.listing import goes_first
+from store.logs import bound
+from store.prepared import prepared
 from store.tables import ApiKey, Job, JobStatus
-
-log = logging.getLogger(__name__)
 
 _PATH = re.compile(r"/v1/jobs/([a-z]{2,4}_[0-9a-z]{1,32})")
 _ESTIMATE_SECONDS = 1.0
@@ -41,8 +38,8 @@ _ESTIMATE_SECONDS = 1.0
 _COUNTED = 1000
 """A job further back in its queue is counted by the route: counting takes as long as the queue."""
 _MAX_BODIES, _MAX_BYTES = 1000, 32 << 10
-_AWAY_SECONDS = 1.0
-"""Between two attempts to connect."""
+_ROUTE = "/v1/jobs/{job_id}"
+_READING = {"read", "admin"}
 
 
 class Stamp(NamedTuple):
@@ -70,6 +67,7 @@ class _Kept(NamedTuple):
     stamp: Stamp
     etag: str
     until: float
+    """For so long the body is true; that nothing has changed stays true as long as the stamp does."""
     headers: list[tuple[bytes, bytes]]
     body: bytes
 
@@ -96,11 +94,11 @@ class Memory:
                 del self._kept[next(iter(self._kept))]
 
     def get(self, job_id: str) -> _Kept | None:
-        kept = self._kept.get(job_id)
-        return kept if kept is not None and time.monotonic() < kept.until else None
+        return self._kept.get(job_id)
 
 
 def _statement() -> Select[Any]:
+    """Of `job_id`, for whoever has the key of this `digest`: what it may, whether its use is due, the stamp."""
     ahead = aliased(Job)
     before = (
         select(ahead.id)
@@ -118,134 +116,87 @@ def _statement() -> Select[Any]:
 
 
 class Polls:
-    """The connection that is asked. Belongs to the event loop that runs it."""
-
     def __init__(self, database: Database) -> None:
         self.memory = Memory()
-        self._engine = database.engine
-        compiled = _statement().compile(self._engine)
-        self._sql = str(compiled)
-        self._constants = compiled.params
-        self._order = compiled.positiontup or ()
-        self._sqlite: sqlite3.Connection | None = None
-        self._postgres: psycopg.AsyncConnection[Any] | None = None
-        self._connecting: asyncio.Task[None] | None = None
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """A database that is away keeps nobody from starting."""
-        self._connecting = asyncio.create_task(self._connect())
-        try:
-            yield
-        finally:
-            self._connecting.cancel()
-            await asyncio.gather(self._connecting, return_exceptions=True)
-            if self._sqlite is not None:
-                self._sqlite.close()
-            if self._postgres is not None:
-                await self._postgres.close()
+        self.query = prepared(database.engine, _statement())
 
     async def stamp(self, key: str, job_id: str) -> Stamp | None:
         """None: the route has to answer, whatever the reason."""
-        given = {"digest": digest_of(key), "job_id": job_id}
-        try:
-            row = await self._row(given)
-        except (sqlite3.Error, psycopg.Error) as error:
-            log.info("a poll is answered the long way: %s", error)
-            return None
+        row = await self.query.row({"digest": digest_of(key), "job_id": job_id})
         if row is None:
             return None
-        scopes, due, *stamp = row
-        if due or not {"read", "admin"} & set(json.loads(scopes) if isinstance(scopes, str) else scopes):
+        scopes, use_is_due, *stamp = row
+        if use_is_due or _READING.isdisjoint(scopes):
             return None
         found = Stamp(*stamp)
         return None if found.queue_position == _COUNTED else found
 
-    async def _row(self, given: dict[str, str]) -> Any:
-        if self._sqlite is not None:
-            values = self._constants | given
-            rows = self._sqlite.execute(self._sql, [values[name] for name in self._order]).fetchall()
-            return rows[0] if rows else None
-        if self._postgres is None:
-            return None
-        if self._postgres.closed:
-            self._reconnect()
-            return None
-        cursor = await self._postgres.execute(self._sql, self._constants | given, prepare=True)
-        return await cursor.fetchone()
 
-    def _reconnect(self) -> None:
-        if self._connecting is None or self._connecting.done():
-            self._connecting = asyncio.create_task(self._connect())
+class _Asked(NamedTuple):
+    """What a poll's head says."""
 
-    async def _connect(self) -> None:
-        words, named = self._engine.dialect.create_connect_args(self._engine.url)
-        if self._engine.dialect.name == "sqlite":
-            never_waits: dict[str, Any] = {**named, "timeout": 0, "isolation_level": None}
-            self._sqlite = sqlite3.connect(*words, **never_waits)  # type: ignore[call-overload]
-            self._sqlite.execute("PRAGMA query_only=ON")
-            return
-        while True:
-            try:
-                self._postgres = await psycopg.AsyncConnection.connect(
-                    *words, **{**POSTGRES, **named, "autocommit": True}
-                )
-                return
-            except psycopg.Error as error:
-                log.info("no connection for polls: %s", error)
-                await asyncio.sleep(_AWAY_SECONDS)
-
-
-class _Route:
-    path = "/jobs/{job_id}"
-    """As `api.observed` tells it of the route itself."""
+    key: str
+    if_none_match: str | None
+    request_id: str
 
 
 class Polled:
-    """Plain ASGI, around the routes and inside all that sees every request."""
+    """Plain ASGI, around everything."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    def __init__(self, app: ASGIApp, metrics: HttpMetrics) -> None:
+        self.app, self.metrics = app, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        kept = await _answer(scope) if scope["type"] == "http" and scope["method"] == "GET" else None
-        if kept is None:
-            await self.app(scope, receive, send)
-            return
-        scope["route"] = _Route
-        given = next((value for name, value in scope["headers"] if name == b"if-none-match"), None)
-        if given is not None and names(given.decode("latin-1"), kept.etag):
-            await send({"type": "http.response.start", "status": 304, "headers": [*kept.headers]})
-            await send({"type": "http.response.body", "body": b""})
-            return
-        content = [(b"content-length", str(len(kept.body)).encode()), (b"content-type", b"application/json")]
-        await send({"type": "http.response.start", "status": 200, "headers": [*kept.headers, *content]})
-        await send({"type": "http.response.body", "body": kept.body})
+        if scope["type"] == "http" and scope["method"] == "GET" and (path := _PATH.fullmatch(scope["path"])):
+            began_at = time.monotonic()
+            status = await _answer(scope, send, path[1])
+            if status is not None:
+                seconds = time.monotonic() - began_at
+                self.metrics.observe("GET", _ROUTE, f"{status // 100}xx", seconds)
+                if log.isEnabledFor(logging.DEBUG):
+                    with bound(request_id=scope["state"]["request_id"]):
+                        log_request(logging.DEBUG, "GET", scope["path"], status, seconds)
+                return
+        await self.app(scope, receive, send)
 
 
-async def _answer(scope: Scope) -> _Kept | None:
-    asked = _PATH.fullmatch(scope["path"])
-    if asked is None:
-        return None
+async def _answer(scope: Scope, send: Send, job_id: str) -> int | None:
+    """The status that was sent; None: nothing was."""
     services = scope["app"].state.services
     polls: Polls = services.polls
-    kept = polls.memory.get(asked[1])
-    if kept is None or services.rates is not None:
+    kept = polls.memory.get(job_id)
+    asked = _asked(scope) if kept is not None and services.rates is None else None
+    if kept is None or asked is None:
         return None
-    key = _key(scope)
-    if key is None or await polls.stamp(key, asked[1]) != kept.stamp:
+    given = asked.if_none_match
+    is_unchanged = given is not None and names(given, kept.etag)
+    if not is_unchanged and time.monotonic() >= kept.until:
         return None
-    return kept
+    if await polls.stamp(asked.key, job_id) != kept.stamp:
+        return None
+    scope.setdefault("state", {})["request_id"] = asked.request_id
+    headers = [*kept.headers, (b"x-request-id", asked.request_id.encode())]
+    if not is_unchanged:
+        headers += [(b"content-length", b"%d" % len(kept.body)), (b"content-type", b"application/json")]
+    status, body = (304, b"") if is_unchanged else (200, kept.body)
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+    return status
 
 
-def _key(scope: Scope) -> str | None:
+def _asked(scope: Scope) -> _Asked | None:
     """None, too, where the client would wait for a change."""
-    key = None
+    key, if_none_match, request_id = None, None, ""
     for name, value in scope["headers"]:
-        if name == b"prefer":
-            return None
         if name == b"authorization" and key is None:
             scheme, _, key = value.decode("latin-1").partition(" ")
             if scheme.lower() != "bearer":
                 return None
-    return key and key.strip()
+        elif name == b"if-none-match" and if_none_match is None:
+            if_none_match = value.decode("latin-1")
+        elif name == b"x-request-id" and not request_id:
+            request_id = value.decode("latin-1")
+        elif name == b"prefer":
+            return None
+    key = key and key.strip()
+    return _Asked(key, if_none_match, request_id_of(request_id)) if key else None

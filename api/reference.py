@@ -30,7 +30,15 @@ def reference() -> str:
             by_tag.setdefault(operation["tags"][0], []).append(section)
     for tag, sections in by_tag.items():
         parts += [f"## {tag.capitalize()}\n", *sections]
-    return "\n".join([*parts, *_problems()])
+    return "\n".join([*parts, *_messages(document), *_problems()])
+
+
+def _messages(document: dict[str, Any]) -> Iterator[str]:
+    yield "## Messages to webhooks\n"
+    for type_, item in document["webhooks"].items():
+        [body] = item["post"]["requestBody"]["content"].values()
+        yield f"- `{type_}`: {_type(body['schema'])}\n\n  ```json\n  {json.dumps(body['example'])}\n  ```"
+    yield ""
 
 
 def _operation(method: str, path: str, operation: dict[str, Any]) -> Iterator[str]:

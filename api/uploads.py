@@ -18,7 +18,7 @@ from starlette.concurrency import run_in_threadpool
 from api.bodies import declared_bytes
 from api.problems import Problem, no_room
 from api.services import Services
-from store import uploads
+from store import quotas, uploads
 from store.blobs import CHUNK_BYTES, StoredBlob, TooLarge, located
 from store.room import is_full
 
@@ -30,7 +30,7 @@ BODY = {"requestBody": {"content": {"application/octet-stream": _BINARY}}}
 """For the OpenAPI document: the file itself is the body."""
 
 
-async def receive(request: Request, services: Services, look: Look) -> StoredBlob:
+async def receive(request: Request, services: Services, project_id: str, look: Look) -> StoredBlob:
     """The body as a blob, whole; where it is refused or breaks off, nothing is left of it."""
     limit_bytes = services.settings.max_upload_bytes
     size_bytes = declared_bytes(request)
@@ -38,6 +38,8 @@ async def receive(request: Request, services: Services, look: Look) -> StoredBlo
     if size_bytes is not None and size_bytes > limit_bytes:
         raise _too_large(limit_bytes)
     await run_in_threadpool(refuse_without_room, services, size_bytes or 0)
+    if size_bytes:
+        await run_in_threadpool(_refuse_beyond_quota, services, project_id, size_bytes)
     with services.blobs.writer(limit_bytes) as writer:
         try:
             async for piece in _pieces(request.stream()):
@@ -68,7 +70,7 @@ async def received_or_uploaded(
 ) -> StoredBlob:
     """The body, or a resumable upload in its place."""
     if upload_id is None:
-        return await receive(request, services, look)
+        return await receive(request, services, project_id, look)
     await refuse_body(request, "the content is the upload's: send no body with upload=")
     return await run_in_threadpool(_uploaded, services, project_id, upload_id, look)
 
@@ -119,6 +121,11 @@ def refuse_without_room(services: Services, size_bytes: int) -> None:
     """Before a byte of it is read."""
     if services.blobs.free_bytes() - size_bytes < services.settings.min_free_bytes:
         raise no_room()
+
+
+def _refuse_beyond_quota(services: Services, project_id: str, size_bytes: int) -> None:
+    with services.database.reading() as session:
+        quotas.check_coming(session, project_id, services.settings, size_bytes)
 
 
 def refuse_encoded(request: Request) -> None:

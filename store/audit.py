@@ -10,13 +10,15 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import insert
+from sqlalchemy import delete, insert, select
 from sqlalchemy.orm import Session
 
 from store.database import now
-from store.ids import new_id
+from store.ids import first_id, new_id
 from store.tables import AuditEntry
 
+BATCH = 1000
+_DAY_SECONDS = 24 * 3600.0
 Outcome = Literal["done", "unchanged", "refused"]
 
 
@@ -57,3 +59,17 @@ def record(
             detail=detail,
         )
     )
+
+
+def expire(session: Session, days: float) -> int:
+    """Forget the oldest entries of more than so many days, a batch at a time; ids sort by time, so that no other index
+    is needed. How many."""
+    until = first_id("aud", session.scalars(select(now())).one() - days * _DAY_SECONDS)
+    oldest = select(AuditEntry.id).where(AuditEntry.id < until).order_by(AuditEntry.id).limit(BATCH)
+    gone = session.scalars(
+        delete(AuditEntry)
+        .where(AuditEntry.id.in_(oldest.scalar_subquery()))
+        .returning(AuditEntry.id)
+        .execution_options(synchronize_session=False)
+    )
+    return len(gone.all())

@@ -35,7 +35,10 @@ _KEY = re.compile(r"\besp_[\w-]+")
 _SHORT = 6
 """A secret of fewer characters is no secret, and to black it out would spoil every line."""
 _OF_LIBRARIES = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "OTEL_EXPORTER_OTLP_HEADERS")
-_OWN_HANDLERS = ("uvicorn", "uvicorn.error", "uvicorn.access")
+_OWN_HANDLERS = ("uvicorn", "uvicorn.error")
+_TELLS_TWICE = "uvicorn.access"
+"""A line for every request, which has ours: as long as it reaches a handler, uvicorn writes it, whatever its
+`--no-access-log` says."""
 
 
 def configure(settings: Settings, part: str, stream: TextIO | None = None) -> None:
@@ -50,6 +53,8 @@ def configure(settings: Settings, part: str, stream: TextIO | None = None) -> No
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
+    logging.getLogger(_TELLS_TWICE).handlers.clear()
+    logging.getLogger(_TELLS_TWICE).propagate = False
     for talker in ("celery", "kombu", "urllib3"):  # a line for every message and every request of theirs
         logging.getLogger(talker).setLevel(logging.WARNING)
     logging.captureWarnings(True)

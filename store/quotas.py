@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import func, select, union
+from sqlalchemy import Select, func, select, union
 from sqlalchemy.orm import Session
 
 from store.settings import Settings
@@ -56,6 +57,18 @@ def check(session: Session, project_id: str, settings: Settings, *, has_new_job:
             raise QuotaExceeded(STORED_BYTES, limits.stored_bytes, used)
 
 
+def check_coming(session: Session, project_id: str, settings: Settings, size_bytes: int) -> None:
+    """Before content of this size is read: refuse what `check` would refuse at its end. Content that the project has
+    already adds nothing, and is of a size that it has already: such content is read first. Raises QuotaExceeded."""
+    limit = limits_of(session.get_one(Project, project_id), settings).stored_bytes
+    if limit is None:
+        return
+    used = count_stored_bytes(session, project_id) + size_bytes
+    same_size = select(Blob.digest).where(Blob.digest.in_(_digests(project_id)), Blob.size_bytes == size_bytes)
+    if used > limit and session.scalar(same_size.limit(1)) is None:
+        raise QuotaExceeded(STORED_BYTES, limit, used)
+
+
 def count_live_jobs(session: Session, project_id: str) -> int:
     live = [status.value for status in JobStatus if not status.is_terminal]
     return session.scalars(
@@ -65,11 +78,15 @@ def count_live_jobs(session: Session, project_id: str) -> int:
 
 def count_stored_bytes(session: Session, project_id: str) -> int:
     """Each content once, however many rows refer to it."""
-    digests = union(
+    total = select(func.coalesce(func.sum(Blob.size_bytes), 0)).where(Blob.digest.in_(_digests(project_id)))
+    return int(session.scalars(total).one())
+
+
+def _digests(project_id: str) -> Select[Any]:
+    found = union(
         *(
             select(entity.blob_digest).where(entity.project_id == project_id, entity.blob_digest.is_not(None))
             for entity in (Model, Dataset, Artifact)
         )
     ).subquery()
-    total = select(func.coalesce(func.sum(Blob.size_bytes), 0)).where(Blob.digest.in_(select(digests.c.blob_digest)))
-    return int(session.scalars(total).one())
+    return select(found.c.blob_digest)

@@ -48,6 +48,8 @@ class Settings(BaseSettings):
 
     retention_days: float | None = Field(None, gt=0, le=36500)
     """How long a job's artifacts stay after its end, where the job does not say itself; left out, for ever."""
+    audit_days: float | None = Field(None, gt=0, le=36500)
+    """How long entries stay in the audit log; left out, for ever."""
     blob_grace_seconds: float = Field(3600, gt=0)
     """How long content stays that nothing refers to. An upload must be sent to its bucket within half of it."""
     min_free_bytes: int = Field(512 * 2**20, ge=0)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from itertools import cycle
 
-from store import collection, deliveries, idempotency, logs, sweeps, uploads, workers
+from store import audit, collection, deliveries, idempotency, logs, sweeps, uploads, workers
 from store.blobs import BlobsAway, BlobStore, open_blobs
 from store.database import AWAY, Database
 from store.queue import Bell
@@ -94,6 +94,13 @@ def expire_uploads(database: Database) -> None:
         log.info("%d uploads expired", expired)
 
 
+def expire_audit_log(database: Database, days: float | None) -> None:
+    if days is None:
+        return
+    with database.transaction() as session:
+        audit.expire(session, days)
+
+
 def clear_deliveries(database: Database) -> None:
     with database.transaction() as session:
         deliveries.clear(session)
@@ -149,6 +156,7 @@ def main() -> None:
         survives(partial(drop_artifacts, database))
         survives(partial(clear_deliveries, database))
         survives(partial(expire_keys, database))
+        survives(partial(expire_audit_log, database, settings.audit_days))
         survives(partial(watch.look, database))
         survives(partial(expire_uploads, database))
         if went_well:

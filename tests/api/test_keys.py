@@ -237,6 +237,10 @@ def test_quotas(crowded: TestClient, refused: Refused, body: dict[str, Any], pro
     problem = refused(crowded.post("/v1/datasets?format=npz", content=archive), 403, "quota_exceeded")
     assert (problem["quota"], problem["limit"], problem["used"]) == ("stored_bytes", 15, 79)
     assert len(crowded.get("/v1/datasets").json()["data"]) == 1
+    # Where its length is told, it is refused before it is looked at; what may be content that is there already is not.
+    refused(crowded.post("/v1/datasets?format=npz", content=bytes(64)), 403, "quota_exceeded")
+    refused(crowded.post("/v1/datasets?format=npz", content=iter([bytes(64)])), 422, "invalid_content", "")
+    refused(crowded.post("/v1/datasets?format=npz", content=bytes(8)), 422, "invalid_content", "")
     quotas = {"live_jobs": 5, "stored_bytes": 1000}
     changed = crowded.patch(f"/v1/projects/{project}", json={"quotas": quotas}).json()
     assert changed["quotas"] == quotas

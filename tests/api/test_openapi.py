@@ -21,6 +21,7 @@ from pruning.recipe import Recipe
 from pruning.scopes import SCOPES
 from pruning.strategies import STRATEGIES
 from pruning.training_options import METRICS_OF_LOSS
+from store.webhooks import EVENTS, PING
 
 
 @pytest.fixture
@@ -221,3 +222,11 @@ def test_catalogue(client: TestClient, body: dict[str, Any]) -> None:
     assert capabilities["scopes"] == list(SCOPES)
     assert capabilities["losses"] == {loss: list(metrics) for loss, metrics in METRICS_OF_LOSS.items()}
     assert capabilities["limits"]["rounds"] == 200
+
+
+def test_every_message_has_an_example_that_fits(document: dict[str, Any]) -> None:
+    assert set(document["webhooks"]) == {*EVENTS, PING}
+    for type_, item in document["webhooks"].items():
+        [body] = item["post"]["requestBody"]["content"].values()
+        assert body["example"]["type"] == type_
+        jsonschema.validate(body["example"], {**body["schema"], "components": document["components"]})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 from collections.abc import Callable
 from typing import Any
@@ -48,13 +49,26 @@ def test_it_answers_as_the_route_does(client: TestClient, polled: str) -> None:
     named = ("etag", "retry-after", "content-type", "content-length")
     assert by_memory.content == by_route.content
     assert [by_memory.headers.get(name) for name in named] == [by_route.headers.get(name) for name in named]
-    assert by_memory.headers["x-request-id"]
+    assert by_memory.headers["x-request-id"].startswith("req_")
+    for given, echoed in (("a-b.c", True), ("no good", False)):
+        assert (client.get(path, headers={"X-Request-Id": given}).headers["x-request-id"] == given) is echoed
     mark(client, polled)
     for tag in ('"r1"', 'W/"r1"', '"x", "r1"', "*"):
         unchanged = client.get(path, headers={"If-None-Match": tag})
         assert (unchanged.status_code, unchanged.content, unchanged.headers["etag"]) == (304, b"", '"r1"')
     assert client.get(path, headers={"If-None-Match": '"r0"'}).content == b"kept"
     assert 'route="/v1/jobs/{job_id}",status="3xx"' in client.get("/metrics").text
+
+
+def test_its_line_in_the_log_is_for_those_who_debug(
+    client: TestClient, polled: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = f"/v1/jobs/{polled}"
+    with caplog.at_level(logging.DEBUG, "api.observed"):
+        assert client.get(path).content == b"kept"
+        assert client.get("/v1/jobs").status_code == 200
+    lines = [(line.levelname, vars(line)["path"]) for line in caplog.records if line.msg == "request"]
+    assert lines == [("DEBUG", path), ("INFO", "/v1/jobs")]
 
 
 def test_no_change_is_missed(client: TestClient, polled: str, posted: Posted, bench: Any, database: Database) -> None:
@@ -74,6 +88,10 @@ def test_no_change_is_missed(client: TestClient, polled: str, posted: Posted, be
     assert running["eta_seconds"] is not None
     mark(client, polled)
     time.sleep(1.1)
+    kept = client.app.state.services.polls.memory._kept  # type: ignore[attr-defined]
+    etag = kept[polled].etag
+    assert client.get(path, headers={"If-None-Match": etag}).status_code == 304
+    assert kept[polled].body == b"kept", "that nothing has changed is true for longer than an estimate"
     assert client.get(path).json()["progress"]["eta_seconds"] > running["eta_seconds"], "it goes with the clock"
 
 

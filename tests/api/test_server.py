@@ -127,6 +127,7 @@ def running(data_dir: Path, database_url: str, broker_url: str, python: str) -> 
     assert "Traceback" not in log.read_text()
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert {"uvicorn.error", "api.observed"} <= {line["logger"] for line in lines}, "its server's lines are alike"
+    assert not any(line["logger"] == "uvicorn.access" for line in lines), "a request has one line, and it is ours"
     assert all("request_id" in line for line in lines if line["event"] == "request")
     assert key not in log.read_text()
 

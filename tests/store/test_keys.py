@@ -11,10 +11,12 @@ from pathlib import Path
 
 from sqlalchemy import func, select, update
 
+from store import audit
 from store.database import Database
+from store.ids import first_id
 from store.keys import add_key, caller_of, digest_of, ensure_first_key, record_use
 from store.settings import Settings
-from store.tables import ApiKey, Project
+from store.tables import ApiKey, AuditEntry, Project
 
 API_KEY = "esp_a-key-for-tests-only"
 NewDatabase = Callable[..., AbstractContextManager[str]]
@@ -129,3 +131,15 @@ def test_of_many_that_make_the_secret_at_once_all_read_the_same(tmp_path: Path) 
     with ThreadPoolExecutor(8) as threads:
         assert len(set(threads.map(read, range(8)))) == 1
     assert [path.name for path in settings.data_dir.iterdir()] == ["secret_key"]
+
+
+def test_the_audit_log_forgets_what_is_old(database: Database, project: str) -> None:
+    who = audit.Actor(project, None, "req_1")
+    with database.transaction() as session:
+        for name in ("old", "new"):
+            audit.record(session, name, None, actor=who)
+        old = session.scalars(select(AuditEntry).where(AuditEntry.action == "old")).one()
+        old.id = first_id("aud", old.at - 8 * 24 * 3600)
+    with database.transaction() as session:
+        assert (audit.expire(session, 9), audit.expire(session, 7), audit.expire(session, 7)) == (0, 1, 0)
+        assert session.scalars(select(AuditEntry.action).where(AuditEntry.project_id == project)).all() == ["new"]
