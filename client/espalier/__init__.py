@@ -8,9 +8,11 @@ with Client("http://127.0.0.1:8000", api_key) as client:
     job = client.wait(job["id"])
 """
 
+from espalier.applying import Applied, apply
 from espalier.client import Client
 from espalier.errors import (
     ApiError,
+    ApplyError,
     DigestMismatch,
     EspalierError,
     ExportError,
@@ -42,6 +44,8 @@ from espalier.shapes import (
 
 __all__ = [
     "ApiError",
+    "Applied",
+    "ApplyError",
     "Artifact",
     "Client",
     "Dataset",
@@ -65,6 +69,7 @@ __all__ = [
     "WaitTimedOut",
     "Worker",
     "Workers",
+    "apply",
     "export_model",
     "read_masks",
     "verify",
