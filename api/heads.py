@@ -37,7 +37,7 @@ _SIGNATURES = (
     (0, b"<?xml", "an XML file, as OpenVINO writes them"),
 )
 _ONNX = re.compile(rb"\x08[\x01-\x3f](?:[\x12\x1a\x2a\x32](?s:.)|[\x3a\x42])")
-"""A protobuf that begins with a small version, then the producer, its domain, notes, the graph or the operators' set."""
+"""A protobuf that begins with a small version, then producer, domain, notes, graph or operator set."""
 _ZIPPED = (
     (b"metadata.json", "a Keras file"),
     (b"config.json", "a Keras file"),

@@ -10,7 +10,8 @@ import difflib
 import importlib
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -125,9 +126,7 @@ def _made(architecture: str, make: Callable[[], nn.Module]) -> nn.Module:
 
 
 def _check_size(architecture: str, make: Callable[[], nn.Module], most_bytes: int) -> None:
-    """On the meta device, which allocates nothing."""
-    with torch.device("meta"):
-        model = _made(architecture, make)
+    model = _made(architecture, partial(_without_weights, make))
     count, most = sum(tensor.numel() for tensor in model.state_dict().values()), most_bytes // BYTES_PER_PARAMETER
     if count > most:
         raise FormatError(
@@ -137,13 +136,41 @@ def _check_size(architecture: str, make: Callable[[], nn.Module], most_bytes: in
         )
 
 
+def _without_weights(make: Callable[[], nn.Module]) -> nn.Module:
+    """The network with parameters that take no memory. Some compute their widths by tensors, and some their first
+    weights, so that neither of two ways is good for all."""
+    try:
+        with _parameters_on_meta():
+            return make()
+    except (NotImplementedError, RuntimeError):
+        with torch.device("meta"):
+            return make()
+
+
+@contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    """Parameters go to the meta device as they are registered, so that none of them is ever written."""
+    register = nn.Module.register_parameter
+
+    def registered(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        if parameter is not None:
+            parameter = nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
+        register(module, name, parameter)
+
+    nn.Module.register_parameter = registered  # type: ignore[assignment, method-assign]
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register  # type: ignore[method-assign]
+
+
 def _timm(name: str, shape: Shape | None, classes: int | None, arguments: dict[str, Any]) -> tuple[Any, Shape]:
     import_package("torchvision")
     timm = import_package("timm")
     _check_listed("timm", name, timm.list_models())
     if shape is None:
-        with torch.device("meta"):
-            usual: Shape = tuple(timm.create_model(name, pretrained=False).pretrained_cfg["input_size"])
+        sample: Any = _without_weights(partial(timm.create_model, name, pretrained=False))
+        usual: Shape = tuple(sample.pretrained_cfg["input_size"])
     else:
         usual = shape
     _check_image("timm", usual)
@@ -151,11 +178,10 @@ def _timm(name: str, shape: Shape | None, classes: int | None, arguments: dict[s
     make = partial(timm.create_model, name, pretrained=False, in_chans=usual[0], **known, **arguments)
     if shape is None:
         return make, usual
-    with torch.device("meta"):
-        try:
-            make(img_size=usual[1:])
-        except (TypeError, AssertionError):  # convolutions take any size
-            return make, usual
+    try:
+        _without_weights(partial(make, img_size=usual[1:]))
+    except (TypeError, AssertionError):  # convolutions take any size
+        return make, usual
     return partial(make, img_size=usual[1:]), usual
 
 
