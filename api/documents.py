@@ -50,6 +50,10 @@ class ModelDocument(BaseModel):
         description="parameters that are never pruned, biases of layers aside: name, shape, num_weights, reason"
     )
     smoke_test: Reported[Json | None] = Field(description="what was tried: batch_sizes, deterministic, train_loss")
+    source: Reported[Json | None] = Field(
+        description="of another package's architecture: built_with, recorded (training, or evaluation), and the "
+        "uploaded_sha256 of its weights; sha256 is then that of the program that was made of them"
+    )
     error: Failure | None = Field(description="why it is invalid, and the line that mends it")
     created_at: datetime
 

@@ -5,6 +5,8 @@ Whether the rest is good is for a worker to say, in its sandbox.
 
 from __future__ import annotations
 
+import re
+
 from api.problems import Problem
 
 PROGRAM = "exported_program"
@@ -18,7 +20,28 @@ _ELSEWHERE = {
     "pickle": f"pickles run code when they are loaded; {_EXPORT}",
     "torch": f"pickles run code when they are loaded; {_EXPORT}",
     "torchscript": f"TorchScript can read and write files when it is loaded; {_EXPORT}",
+    "state_dict": f"pickles run code when they are loaded; {_CONVERT}, then format=safetensors and architecture=",
+    **dict.fromkeys(
+        ("keras", "h5", "tensorflow", "tf", "tflite", "saved_model", "gguf", "coreml", "openvino", "mlmodel", "jax"),
+        f"only PyTorch's networks are taken; build the network in PyTorch, load its weights into it, and {_EXPORT}",
+    ),
 }
+
+_SIGNATURES = (
+    # (where, what is there, what it is)
+    (0, b"GGUF", "a GGUF file"),
+    (0, b"\x89HDF\r\n\x1a\n", "an HDF5 file, as Keras writes them"),
+    (4, b"TFL3", "a TensorFlow Lite file"),
+    (4, b"ORTM", "an ONNX Runtime file"),
+    (0, b"\x08\x01\x12", "a TensorFlow SavedModel"),
+    (0, b"<?xml", "an XML file, as OpenVINO writes them"),
+)
+_ONNX = re.compile(rb"\x08[\x01-\x3f](?:[\x12\x1a\x2a\x32](?s:.)|[\x3a\x42])")
+"""A protobuf that begins with a small version, then producer, domain, notes, graph or operator set."""
+_ZIPPED = (
+    (b"metadata.json", "a Keras file"),
+    (b"config.json", "a Keras file"),
+)
 
 _MAX_HEADER_BYTES = 100_000_000
 """What the safetensors library takes."""
@@ -47,6 +70,7 @@ def look_at_model(format: str, head: bytes, size_bytes: int | None) -> None:
                 param="query:format",
             )
         return
+    _refuse_other_kinds(head)
     if format == PROGRAM and head.startswith(_ZIP):
         return  # torch.save writes zips too: a worker tells them apart
     if head.startswith((_ZIP, _EMPTY_ZIP, _PICKLE)):
@@ -57,6 +81,19 @@ def look_at_model(format: str, head: bytes, size_bytes: int | None) -> None:
             param="",
         )
     raise _no_program() if format == PROGRAM else _not_safetensors()
+
+
+def _refuse_other_kinds(head: bytes) -> None:
+    """Networks of other frameworks, by their first bytes, whatever format= says."""
+    if head.startswith(_ZIP):
+        first_name = head[30 : 30 + int.from_bytes(head[26:28], "little")]
+        what = next((what for name, what in _ZIPPED if first_name == name), None)
+    else:
+        what = next((what for at, sign, what in _SIGNATURES if head[at : at + len(sign)] == sign), None)
+        if what is None and _ONNX.match(head):
+            raise Problem("unsupported_format", f"this looks like an ONNX file: {_ELSEWHERE['onnx']}", param="")
+    if what is not None:
+        raise Problem("unsupported_format", f"this is {what}: {_ELSEWHERE['keras']}", param="")
 
 
 def look_at_dataset(format: str, head: bytes, size_bytes: int | None) -> None:

@@ -9,6 +9,7 @@ from typing import Any, cast, get_args
 
 from sqlalchemy.orm import Session
 
+from pruning.formats.names import PROGRAM, family_of
 from pruning.recipe import Recipe
 from pruning.selection import Gate, RoundRecord, Select, last_passing, select_round
 from store import counters, intake, jobs, step_times
@@ -98,7 +99,7 @@ class JobAttempt:
         return {
             "work": "prune",
             "folder": str(self.folder.root),
-            "format": "safetensors" if model.format == "architecture" else model.format,
+            "format": _format_of(model),
             "model": model.spec,
             "dataset_format": dataset.format,
             "recipe": self.recipe.to_json(),
@@ -308,7 +309,10 @@ class IntakeAttempt:
             case Validated():
 
                 def accept(blobs: dict[str, StoredBlob], session: Session) -> None:
-                    intake.accept(session, type(row), row.id, row.attempt, message.report, blobs.get("weights"))
+                    report = message.report
+                    if "source" in report:  # the stored file is not the one that came
+                        report = report | {"source": report["source"] | {"uploaded_sha256": row.blob_digest}}
+                    intake.accept(session, type(row), row.id, row.attempt, report, blobs.get("weights"))
 
                 files = {"weights": message.weights} if message.weights else {}
                 store_files(self.lease, self.folder, self.blobs, files, accept)
@@ -334,6 +338,13 @@ class IntakeAttempt:
         log.warning("%s attempt %d: %s", row.id, row.attempt, reason)
         self.lease.write(lambda session: intake.lose(session, type(row), row.id, row.attempt, reason))
         return True
+
+
+def _format_of(model: Model) -> str:
+    """Of the stored file, which validation made where the model is an architecture by name."""
+    if family_of(model.spec.get("architecture")) is not None:
+        return PROGRAM
+    return "safetensors" if model.format == "architecture" else model.format
 
 
 def record_of(row: Round) -> RoundRecord:

@@ -36,6 +36,8 @@ ENVIRONMENT = {
     "LANG": "C.UTF-8",
     "HOME": "/nonexistent",
     "OMP_NUM_THREADS": "1",
+    "HF_HUB_OFFLINE": "1",  # a child has no network; packages of networks should not even try
+    "TRANSFORMERS_OFFLINE": "1",
     "TORCHINDUCTOR_CACHE_DIR": "/",  # torch wants one at import, and else makes a folder of a known name in /tmp
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # cuBLAS then sums in one order; read when it starts
     "CUDA_DEVICE_ORDER": "PCI_BUS_ID",

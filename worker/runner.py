@@ -25,13 +25,15 @@ from safetensors import SafetensorError
 
 from pruning.checkpoints import Checkpoint, Misfit
 from pruning.data import Dataset
+from pruning.formats import families
 from pruning.formats.architectures import Network, build
 from pruning.formats.checkpoints import read_checkpoint
 from pruning.formats.dataset_report import describe
 from pruning.formats.datasets import read_dataset
 from pruning.formats.errors import FormatError
-from pruning.formats.exported_program import Program
+from pruning.formats.exported_program import Program, read_program
 from pruning.formats.models import read_model
+from pruning.formats.names import family_of
 from pruning.formats.results import read_masks, write_masks, write_sparse, write_state
 from pruning.formats.weights import read_state_dict
 from pruning.intake import inspect_model
@@ -233,13 +235,28 @@ class Runner:
     def _validate_model(self) -> None:
         format, spec = self._order["format"], self._order["model"]
         weights = None
-        if format == "architecture":
-            model: Network | Program = build(**spec)
+        source = None
+        if family_of(spec.get("architecture")) is not None:
+            model: Network | Program
+            weights = "weights.pt2"
+            model, source = self._recorded(self.outputs / weights, format, spec)
+        elif format == "architecture":
+            model = build(**spec)
             weights = "weights"
             write_state(self.outputs / weights, model.state_dict())
         else:
             model = read_model(self.inputs / "upload", format, spec)
-        self._say(Validated(report=inspect_model(model, model.input_shape), weights=weights))
+        report = inspect_model(model, model.input_shape)
+        self._say(Validated(report=report if source is None else report | {"source": source}, weights=weights))
+
+    def _recorded(self, path: Path, format: str, spec: dict[str, Any]) -> tuple[Program, dict[str, Any]]:
+        """Another package's network, as the program that jobs will read; and what it was made with."""
+        upload = None if format == "architecture" else self.inputs / "upload"
+        source = families.record_family(path, weights=upload, most_bytes=self._order["memory_bytes"], **spec)
+        try:
+            return read_program(path), source
+        except FormatError as error:
+            raise FormatError("architecture", f"{spec['architecture']} is of no use here: {error}") from error
 
     def _validate_dataset(self) -> None:
         dataset = read_dataset(self.inputs / "upload", self._order["format"])

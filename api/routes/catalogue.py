@@ -14,7 +14,7 @@ from api.heads import DATASET_FORMATS, MODEL_FORMATS
 from api.pages import Page
 from api.schemas import ArtifactKind
 from api.services import Here
-from pruning.formats.names import ARCHITECTURE_NAMES
+from pruning.formats.names import ARCHITECTURE_NAMES, ARGUMENTS, TRANSFORMERS
 from pruning.recipe import MAX_ROUNDS, SCHEDULE_KINDS, BetweenRounds, Criterion, Recipe, Scope
 from pruning.selection import Select
 from pruning.strategies import STRATEGIES
@@ -43,6 +43,11 @@ async def get_capabilities(services: Here) -> dict[str, Any]:
         "version": VERSION,
         "model_formats": MODEL_FORMATS,
         "architectures": ARCHITECTURE_NAMES,
+        "architecture_families": {
+            family: {name: [bound.least, bound.most] for name, bound in arguments.items()}
+            for family, arguments in ARGUMENTS.items()
+        },
+        "transformers_types": TRANSFORMERS,
         "dataset_formats": DATASET_FORMATS,
         "strategies": list(STRATEGIES),
         "criteria": _choices(Criterion, "name"),

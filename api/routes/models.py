@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from typing import Annotated, Any
 
@@ -17,7 +18,7 @@ from api.pages import After, Limit, Page, RowId, found
 from api.problems import EVERYWHERE, Problem, documented
 from api.services import Here, Services
 from api.uploads import BODY, held, received_or_uploaded, referring, refuse_body
-from pruning.formats.names import ARCHITECTURE_NAMES
+from pruning.formats.names import ARCHITECTURE_NAMES, FAMILIES, argument_refused, is_well_formed
 from store import audit, intake, listing, quotas
 from store.blobs import StoredBlob
 from store.queue import INTAKE
@@ -27,7 +28,21 @@ router = APIRouter(tags=["models"], route_class=KeyedRoute)
 
 Name = Annotated[str, Query(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
 Format = Annotated[str, Query(json_schema_extra={"enum": list(MODEL_FORMATS)})]
-Architecture = Annotated[str | None, Query(json_schema_extra={"enum": list(ARCHITECTURE_NAMES)})]
+Architecture = Annotated[
+    str | None,
+    Query(
+        description=f"{', '.join(ARCHITECTURE_NAMES)}; or, where a worker has these packages, timm:NAME, "
+        "torchvision:NAME (of their own lists) or transformers:TYPE",
+    ),
+]
+Arguments = Annotated[
+    str | None,
+    Query(
+        max_length=2000,
+        description="of another package's architecture: numbers of its making, as a JSON object, such as "
+        '{"hidden_size": 128, "num_hidden_layers": 2}',
+    ),
+]
 UploadId = Annotated[
     str | None,
     Query(pattern=r"^upl_[0-9a-z]{1,36}$", description="a complete upload, in place of the body; it can serve again"),
@@ -67,6 +82,7 @@ async def create_model(
     architecture: Architecture = None,
     input_shape: InputShape = None,
     num_classes: Annotated[int | None, Query(ge=2, le=100_000)] = None,
+    arguments: Arguments = None,
     seed: Annotated[int | None, Query(ge=0, lt=2**63, description="format=architecture only; 0")] = None,
     upload: UploadId = None,
 ) -> ModelDocument:
@@ -81,12 +97,15 @@ async def create_model(
     spec: dict[str, Any] = {}
     if format == PROGRAM:
         _refuse_spec({"architecture": architecture, "input_shape": input_shape, "num_classes": num_classes})
+        _refuse_spec({"arguments": arguments})
     else:
         spec = {
             "architecture": _known(architecture, format),
             "input_shape": [int(side) for side in input_shape.split(",")] if input_shape else None,
             "num_classes": num_classes,
         }
+        if arguments is not None:
+            spec["arguments"] = _arguments(spec["architecture"], arguments)
     blob = None
     if format == "architecture":
         if upload is not None:
@@ -109,20 +128,32 @@ def _refuse_spec(given: dict[str, str | int | None]) -> None:
 
 
 def _known(architecture: str | None, format: str) -> str:
-    known = ", ".join(ARCHITECTURE_NAMES)
+    known = f"{', '.join(ARCHITECTURE_NAMES)}, or {', '.join(f'{family}:NAME' for family in FAMILIES)}"
     if architecture is None:
         raise Problem(
             "invalid_request",
             f"format={format} needs architecture=, one of {known}",
             param="query:architecture",
         )
-    if architecture not in ARCHITECTURE_NAMES:
+    if not is_well_formed(architecture):
         raise Problem(
             "invalid_request",
             f"there is no architecture {architecture!r}; use one of {known}",
             param="query:architecture",
         )
     return architecture
+
+
+def _arguments(architecture: str, arguments: str) -> dict[str, Any]:
+    try:
+        given = json.loads(arguments)
+    except (ValueError, RecursionError):
+        given = None
+    if not isinstance(given, dict):
+        raise Problem("invalid_request", 'give a JSON object, such as {"depth": 4}', param="query:arguments")
+    if refused := argument_refused(architecture, given):
+        raise Problem("invalid_request", refused, param="query:arguments")
+    return given
 
 
 def _create(
@@ -203,6 +234,7 @@ def _document(row: Model, size_bytes: int | None) -> ModelDocument:
         layers=report.get("layers"),
         others=report.get("others"),
         smoke_test=report.get("smoke_test"),
+        source=report.get("source"),
         error=row.error,
         created_at=row.created_at,
     )

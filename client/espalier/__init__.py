@@ -8,10 +8,12 @@ with Client("http://127.0.0.1:8000", api_key) as client:
     job = client.wait(job["id"])
 """
 
+from espalier.applying import Applied, apply
 from espalier.asynchronous import AsyncClient
 from espalier.client import Client
 from espalier.errors import (
     ApiError,
+    ApplyError,
     Conflict,
     DigestMismatch,
     EspalierError,
@@ -60,6 +62,8 @@ from espalier.version import VERSION
 __all__ = [
     "VERSION",
     "ApiError",
+    "Applied",
+    "ApplyError",
     "Artifact",
     "AsyncClient",
     "AuditEntry",
@@ -99,6 +103,7 @@ __all__ = [
     "Webhook",
     "Worker",
     "Workers",
+    "apply",
     "export_model",
     "read_masks",
     "verify",

@@ -13,6 +13,10 @@ class ExportError(EspalierError):
     """A module that cannot be exported: says what in it, where, and what to write instead."""
 
 
+class ApplyError(EspalierError):
+    """A result that does not fit the module, or is not whole. The module is as it was."""
+
+
 class Unreachable(EspalierError):
     """No answer: the service is away, or the connection was cut and stayed so."""
 

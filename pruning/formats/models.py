@@ -8,9 +8,8 @@ from typing import Any
 
 from pruning.formats.architectures import Network, build
 from pruning.formats.exported_program import Program, read_program
+from pruning.formats.names import PROGRAM
 from pruning.formats.weights import load_into, read_state_dict
-
-PROGRAM = "exported_program"
 
 
 def read_model(path: Path, format: str, spec: Mapping[str, Any]) -> Network | Program:

@@ -160,6 +160,27 @@ def test_a_first_look_at_models(
             assert client.get("/v1/models").json()["data"] == []
 
 
+def test_networks_of_other_frameworks_are_told_what_to_do(
+    client: TestClient, refused: Refused, settings: Settings, subtests: pytest.Subtests
+) -> None:
+    for content, what in [
+        (b"\x08\x0a\x12\x07pytorch\x1a\x062.13.0:", "an ONNX file"),
+        (b"\x08\x07:\xc2\x9a\x05\n", "an ONNX file"),
+        (b"GGUF\x03\x00\x00\x00", "a GGUF file"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(40), "Keras"),
+        (zipped("metadata.json"), "a Keras file"),
+        (b"\x1c\x00\x00\x00TFL3" + bytes(20), "TensorFlow Lite"),
+        (b"\x08\x01\x12\x9a\x05", "TensorFlow SavedModel"),
+    ]:
+        for format in ("exported_program", "safetensors&architecture=lenet5"):
+            with subtests.test(what=what, format=format):
+                answer = client.post(f"/v1/models?format={format}", content=content)
+                problem = refused(answer, 422, "unsupported_format", "")
+                assert what in problem["detail"]
+                assert "espalier.export_model" in problem["detail"]
+    assert stored_files(settings) == []
+
+
 def test_a_header_whose_length_begins_like_a_pickle(client: TestClient, subtests: pytest.Subtests) -> None:
     for header_bytes in [128, 640, 896, 1152, 1408]:
         with subtests.test(header_bytes=header_bytes):
@@ -188,12 +209,27 @@ def test_a_first_look_at_datasets(
 
 
 def test_other_formats_say_what_to_do(client: TestClient, refused: Refused, subtests: pytest.Subtests) -> None:
-    for format in ["onnx", "torch", "pickle", "torchscript"]:
+    for format in ["onnx", "torch", "pickle", "torchscript", "keras", "gguf", "tflite"]:
         with subtests.test(format=format):
             problem = refused(
                 client.post(f"/v1/models?format={format}", content=b"x"), 422, "unsupported_format", "query:format"
             )
             assert "espalier.export_model" in problem["detail"]
+
+
+def test_a_state_dict_is_told_how_to_be_converted(client: TestClient, refused: Refused) -> None:
+    answer = client.post("/v1/models?format=state_dict", content=b"x")
+    problem = refused(answer, 422, "unsupported_format", "query:format")
+    assert "safetensors.torch.save_file(model.state_dict(), path)" in problem["detail"]
+
+
+def test_an_architecture_of_another_package_is_taken_by_the_form_of_its_name(client: TestClient) -> None:
+    query = {"format": "architecture", "architecture": "timm:resnet18", "arguments": '{"drop_rate": 0.1}'}
+    answer = client.post("/v1/models", params=query)
+    assert answer.status_code == 201, answer.text
+    assert (answer.json()["architecture"], answer.json()["status"]) == ("timm:resnet18", "validating")
+    program = client.post("/v1/models?format=exported_program&arguments={}", content=zipped())
+    assert (program.status_code, program.json()["param"]) == (422, "query:arguments")
 
 
 def test_what_is_no_program_is_refused_at_once(

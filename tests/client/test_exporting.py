@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -80,10 +81,44 @@ def test_arguments_with_defaults_keep_them(tmp_path: Path) -> None:
     assert torch.equal(program.eval()(torch.ones(3, 4)), net.fc(torch.ones(3, 4)) * 2)
 
 
+def test_an_argument_is_named_and_others_are_fixed(tmp_path: Path) -> None:
+    net = around(lambda self, scale, x, shift=None: {"loss": None, "logits": self.fc(x) * scale + (shift or 0)})
+    inputs = {"x": torch.ones(2, 4), "scale": 2.0, "shift": 1}
+    program = read_program(export_model(net, inputs, tmp_path / "net.pt2"))
+    assert torch.equal(program.eval()(torch.ones(3, 4)), net.fc(torch.ones(3, 4)) * 2 + 1)
+    assert program.state_dict().keys() == net.state_dict().keys()
+    assert "forward" not in vars(net), "the module is as it was"
+    assert set(net(2.0, torch.ones(2, 4))) == {"loss", "logits"}
+
+
+def test_a_field_of_logits_is_taken(tmp_path: Path) -> None:
+    class Output(NamedTuple):
+        logits: torch.Tensor
+        aux: torch.Tensor
+
+    net = around(lambda self, x: Output(self.fc(x), x) if self.training else self.fc(x))
+    program = read_program(export_model(net, torch.ones(2, 4), tmp_path / "net.pt2"))
+    assert torch.equal(program(torch.ones(5, 4)), net.fc(torch.ones(5, 4)))
+
+
+def test_tokens_keep_their_type(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Embedding(11, 4), nn.Linear(4, 11))
+    program = read_program(export_model(net, torch.zeros(1, 6, dtype=torch.int64), tmp_path / "net.pt2"))
+    assert (program.input_dtype, program.input_shape) == (torch.int64, (6,))
+    assert program(torch.zeros(3, 6, dtype=torch.int64)).shape == (3, 6, 11)
+
+
+def test_what_torch_wraps_around_a_module_is_left_out(tmp_path: Path) -> None:
+    net = around(lambda self, x: self.fc(x))
+    for wrapped in (nn.DataParallel(net), torch.compile(net, backend="eager")):
+        program = read_program(export_model(wrapped, torch.ones(2, 4), tmp_path / "net.pt2"))
+        assert set(program.state_dict()) == {"fc.weight", "fc.bias"}
+
+
 def test_a_compiled_module_is_refused_with_a_reason(tmp_path: Path) -> None:
     with pytest.warns(DeprecationWarning, match="jit"):
         traced = torch.jit.trace(nn.Linear(4, 3), torch.zeros(2, 4))
-    with pytest.raises(ExportError, match="cannot follow the module"):
+    with pytest.raises(ExportError, match=r"TorchScript.*export the module that it was made of"):
         export_model(traced, torch.zeros(2, 4), tmp_path / "net.pt2")
 
 
@@ -114,6 +149,20 @@ def test_modules_that_cannot_be_exported_say_why(tmp_path: Path, subtests: pytes
     def fixes_the_batch(self, x):
         return self.fc(x.view(2, 4))
 
+    def loops_over_the_batch(self, x):
+        return torch.stack([self.fc(x[i]) for i in range(x.shape[0])])
+
+    def changes_its_input(self, x):
+        x += 1
+        return self.fc(x)
+
+    def changes_a_view(self, x):
+        x[:, 0] = 0
+        return self.fc(x)
+
+    def fails(self, x):
+        return self.fc(x[:, :3])
+
     def reads_values(self, x):
         return self.fc(x) * x.sum().item()
 
@@ -128,12 +177,22 @@ def test_modules_that_cannot_be_exported_say_why(tmp_path: Path, subtests: pytes
     here = r"test_exporting\.py, line \d+"
     for forward, words in [
         (branches, rf"branches on the values of a tensor \(in .*{here}\); use torch\.where"),
-        (fixes_the_batch, r"only works for the batch size of the example; use x\.shape\[0\]"),
+        (fixes_the_batch, rf"only works for the batch size .* fails on a batch of 3 \(in .*{here}\).* x\.shape\[0\]"),
+        (loops_over_the_batch, r"only works for the batch size .* a loop over the examples"),
+        (changes_its_input, rf"changes its own input \(in .*{here}\).*x = x \+ 1"),
+        (changes_a_view, rf"changes its own input \(in .*{here}\)"),
+        (fails, rf"Around itself fails on example_inputs of shape \(2, 4\).*{here}\): RuntimeError"),
+        (lambda self, x: self.fc(x).argmax(1), r"returns torch\.int64; return the logits, before argmax"),
+        (lambda self, x: self.fc(x)[:, 0], r"returns shape \(2,\); leave the last dimension"),
+        (lambda self, x: self.fc(x).mean(0), r"returns shape \(3,\) for a batch of 2.*\(batch, classes\)"),
         (has_a_block, r"has a block of its own.*write x\.detach\(\) for no_grad"),
         (reads_values, rf"reads values out of a tensor \(in .*{here}\)"),
         (leaves_torch, rf"cannot follow the module \(in .*{here}\): RuntimeError: \.numpy"),
-        (lambda self, x: (self.fc(x), x), r"returns 2 values; wrap it"),
-        (lambda self, x: {"logits": self.fc(x)}, r"returns its output in a tuple or dict"),
+        (
+            lambda self, x: (self.fc(x), x),
+            r"returns a tuple of 2 \(a tensor \(2, 3\), a tensor \(2, 4\)\);.*that alone",
+        ),
+        (lambda self, x: {"scores": self.fc(x)}, r"returns a dict of scores; .* or name it `logits`"),
         (lambda self, *xs: self.fc(xs[0]), r"Around\.forward takes \(\*xs\); the service calls it with one tensor"),
         (lambda self, x, y: self.fc(x + y), r"Around\.forward takes \(x, y\); .* other arguments with defaults"),
         (lambda self, *, x: self.fc(x), r"Around\.forward takes \(\*, x\)"),
@@ -151,6 +210,9 @@ def test_inputs_and_weights_that_will_not_do(tmp_path: Path, subtests: pytest.Su
         (net, torch.zeros(0, 4), r"give a batch"),
         (net, torch.zeros(2, 4, dtype=torch.float64), r"x\.float\(\)"),
         (net, (torch.zeros(2, 4), torch.zeros(2, 4)), r"2 inputs"),
+        (net, {"x": torch.zeros(2, 4), "mask": torch.zeros(2, 4)}, r"2 inputs \(x, mask\)"),
+        (net, {"flag": True}, r"0 inputs"),
+        (nn.LazyLinear(3), torch.zeros(2, 4), r"weight has no shape yet.*call the module once"),
         (around(lambda self, x: self.fc(x)).half(), torch.zeros(2, 4), r"model\.float\(\)"),
     ]:
         with subtests.test(words=words), pytest.raises(ExportError, match=words):

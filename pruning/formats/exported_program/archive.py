@@ -164,10 +164,14 @@ def find_model(archive: Archive) -> str:
     """
     names = archive.names()
     if any(name.endswith("data.pkl") for name in names):
+        what, besides = "TorchScript", ""
+        if not any(name.startswith("code/") for name in names):
+            what = "a pickled state dict or module"
+            besides = ", or weights of a named architecture: safetensors.torch.save_file(model.state_dict(), path)"
         raise FormatError(
             "file",
-            "is TorchScript or a pickled state dict, which would run code when loaded; upload a program exported with "
-            "torch.export.export and saved with torch.export.save",
+            f"is {what}, which would run code when loaded; upload a program exported with torch.export.export and "
+            f"saved with torch.export.save{besides}",
         )
     models = [name for name in names if name.startswith("models/") and name.endswith(".json")]
     if any(re.fullmatch(r"data/(weights|constants)/[^/]+\.pt", name) for name in names) or not models:

@@ -97,7 +97,7 @@ CHECKS = {
 }
 """Assertions about sizes: left out, since the dry run and the smoke test see what they would."""
 
-_RANDOM = {
+RANDOM = {
     *("bernoulli", "bernoulli_", "rand", "rand_like", "randn", "randn_like", "randint", "randint_like", "randperm"),
     *("uniform", "uniform_", "normal", "normal_", "multinomial", "exponential_", "rrelu", "rrelu_with_noise"),
 }
@@ -126,7 +126,7 @@ def why_not(target: str) -> str:
     """The refusal of an operator that is on no list, with the line that mends it."""
     name = target.removeprefix(ATEN)
     bare = name.split(".")[0]
-    if target.startswith(ATEN) and bare in _RANDOM:
+    if target.startswith(ATEN) and bare in RANDOM:
         return (
             f"{name} draws at random in the forward pass, as stochastic depth does in training mode; export the "
             "evaluation instead: torch.export.export(model.eval(), ...)"
