@@ -194,7 +194,7 @@ def _listed(session: Session, rows: Sequence[Job]) -> list[dict[str, Any]]:
     )
     wanted = select(Round).join(Job, Job.id == Round.job_id).where(Job.id.in_([row.id for row in rows]))
     told = session.scalars(wanted.where(or_(Round.position == 0, Round.position == Job.selected_position)))
-    rounds = {(each.job_id, each.position): each for each in told}
+    rounds: dict[tuple[str, int | None], Round] = {(each.job_id, each.position): each for each in told}
     return [
         {
             "job": job,

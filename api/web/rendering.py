@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeGuard
 
 from fastapi import Request
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -100,7 +100,7 @@ def at(values: Any, *names: str) -> Any:
     return values
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
