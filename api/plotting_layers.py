@@ -8,6 +8,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import PercentFormatter
 
@@ -39,7 +40,7 @@ def draw_layers(figure: Figure, layers: Layers, colors: dict[str, str], theme: T
     axes.set_xlabel("round", color=colors["text"])
     _name(axes, layers)
     if len(layers.names) * len(layers.rounds) <= _LETTERS:
-        _write(axes, layers, theme)
+        _write(axes, layers, image)
     if layers.selected is not None:
         box = Rectangle((layers.selected - 0.5, -0.5), 1, len(layers.names), fill=False, clip_on=False)
         box.set(edgecolor=colors["text"], linewidth=2.2, zorder=4)
@@ -56,12 +57,12 @@ def _name(axes: Axes, layers: Layers) -> None:
     axes.tick_params(length=0)
 
 
-def _write(axes: Axes, layers: Layers, theme: Theme) -> None:
+def _write(axes: Axes, layers: Layers, image: AxesImage) -> None:
     size = 10 if len(layers.rounds) <= 10 else 7.5
     for row, densities in enumerate(layers.densities):
         for column, value in enumerate(densities):
             if value is None:
                 continue
-            is_dark = (math.sqrt(value) > 0.5) == (theme == "light")
-            color = "#ffffff" if is_dark else "#101010"
+            red, green, blue, _ = image.cmap(float(image.norm(value)))
+            color = "#000000" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.45 else "#ffffff"
             axes.text(column, row, percent(value), ha="center", va="center", fontsize=size, color=color)
