@@ -63,6 +63,6 @@ def _write(axes: Axes, layers: Layers, image: AxesImage) -> None:
         for column, value in enumerate(densities):
             if value is None:
                 continue
-            red, green, blue, _ = image.cmap(float(image.norm(value)))
+            red, green, blue, _ = image.cmap(math.sqrt(value))  # as the norm has it
             color = "#000000" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.45 else "#ffffff"
             axes.text(column, row, percent(value), ha="center", va="center", fontsize=size, color=color)

@@ -53,4 +53,4 @@ def opened_page(browser: Browser, scheme: str = "light", width: int = 1280, heig
     page.on("request", lambda sent: wrong.extend([sent.url] if not sent.url.startswith("http://127.0.0.1:") else []))
     yield page
     context.close()
-    assert wrong == []
+    assert wrong == [], wrong
