@@ -6,12 +6,14 @@ where the ground is white; and no two series differ by colour alone: each has a 
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.font_manager import findfont, get_font
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from api.picture import Theme
+from api.picture import Format, Theme
 
 COLORS: dict[Theme, dict[str, str]] = {
     "light": {
@@ -39,7 +41,18 @@ SETTINGS: dict[Any, Any] = {
     "xtick.labelsize": 11,
     "ytick.labelsize": 11,
 }
+METADATA: dict[Format, dict[str, Any]] = {
+    "svg": {"Date": None, "Creator": "Espalier"},
+    "png": {"Software": "Espalier"},
+}
 _MAX_TITLE = 64
+
+drawing = threading.Lock()
+"""matplotlib promises no safety among threads: its fonts and its settings are shared."""
+
+
+def layout() -> ConstrainedLayoutEngine:
+    return ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)
 
 
 def dress(axes: Axes, colors: dict[str, str], *title: str) -> None:

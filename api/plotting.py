@@ -7,31 +7,25 @@ container without fonts, and in ten years. Import this late: it costs a second a
 from __future__ import annotations
 
 import io
-import threading
 from functools import lru_cache
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from api.look import COLORS, MARKS, SETTINGS, STYLES, dress, percent
+from api.look import COLORS, MARKS, METADATA, SETTINGS, STYLES, drawing, dress, layout, percent
 from api.picture import Course, Format, Layers, Line, Picture, Point, Theme
 from api.plotting_course import draw_course
 from api.plotting_layers import draw_layers
-
-_drawing = threading.Lock()
-"""matplotlib promises no safety among threads: its fonts and its settings are shared."""
 
 
 @lru_cache(maxsize=128)
 def drawn(picture: Picture | Course | Layers, format: Format, theme: Theme) -> bytes:
     """The same bytes for the same picture. Blocks for a part of a second: not for an event loop."""
-    with _drawing, matplotlib.rc_context(SETTINGS):
+    with drawing, matplotlib.rc_context(SETTINGS):
         colors = COLORS[theme]
-        layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)
-        figure = Figure(figsize=(8, 4.8), dpi=150, facecolor=colors["background"], layout=layout)
+        figure = Figure(figsize=(8, 4.8), dpi=150, facecolor=colors["background"], layout=layout())
         if isinstance(picture, Layers):
             draw_layers(figure, picture, colors, theme)
         elif isinstance(picture, Course):
@@ -39,8 +33,7 @@ def drawn(picture: Picture | Course | Layers, format: Format, theme: Theme) -> b
         else:
             _draw_curve(figure, picture, colors)
         file = io.BytesIO()
-        metadata = {"Date": None, "Creator": "Espalier"} if format == "svg" else {"Software": "Espalier"}
-        figure.savefig(file, format=format, metadata=metadata)
+        figure.savefig(file, format=format, metadata=METADATA[format])
     return file.getvalue()
 
 
