@@ -149,10 +149,9 @@ def model_list(request: Request, services: Here, project_id: ProjectId, after: A
 def model_page(request: Request, services: Here, project_id: ProjectId, model_id: RowId) -> Response:
     model = get_model(services, project_id, model_id)
     with services.database.reading() as session:
-        row = found(session, Model, project_id, model_id)
         rows, _ = listing.page(session, Job, project_id, None, 20, Job.model_id == model_id)
-        shown, groups = _listed(session, rows), (row.report or {}).get("groups")
-    return page(request, "model.html", model=model, jobs=shown, groups=groups)
+        shown = _listed(session, rows)
+    return page(request, "model.html", model=model, jobs=shown)
 
 
 @router.get("/datasets")

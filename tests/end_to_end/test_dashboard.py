@@ -93,7 +93,7 @@ def test_a_job_from_the_form_to_its_end(browser: Browser, service: Service, rows
         page.get_by_role("link", name="New job").click()
         page.get_by_label("Model").select_option(rows["model"])
         page.get_by_label("Dataset").select_option(rows["dataset"])
-        page.get_by_label("Strategy").select_option("lottery_ticket_reset")
+        page.locator("select[name=strategy]").select_option("lottery_ticket_reset")
         page.get_by_label("Rounds at most").fill("90")
         page.get_by_label("Accuracy floor").fill("5")
         page.get_by_text("Recipe as JSON").click()
