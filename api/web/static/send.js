@@ -22,8 +22,8 @@ export async function send(address, body) {
 }
 
 function told(problem) {
-  const faults = problem.errors.filter((fault) => fault.message !== problem.detail);
-  return [problem.detail, ...faults.map((fault) => `${fault.param ?? ""} ${fault.message}`)].join("\n");
+  const faults = problem.errors.map((fault) => (fault.param ? `${fault.param}: ${fault.message}` : fault.message));
+  return faults.length > 0 ? faults.join("\n") : problem.detail;
 }
 
 export function say(words) {
