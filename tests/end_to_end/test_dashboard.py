@@ -114,7 +114,8 @@ def test_a_job_from_the_form_to_its_end(browser: Browser, service: Service, rows
         assert before is not None
         expect(curve).not_to_have_attribute("src", before)  # it has grown, and nobody reloaded the page
         drawn(curve)
-        assert "floor" in page.locator("pre").inner_text()
+        page.locator("#recipe summary").click()
+        expect(page.locator("#recipe pre")).to_contain_text("accuracy_floor")
 
         page.get_by_role("button", name="Pause").click()
         expect(page.locator("#head")).to_contain_text("paused")
