@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve backup restore test contract chaos fuzz bench check format clean
+.PHONY: help demo serve backup restore test contract chaos fuzz bench screenshots check format clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -36,6 +36,9 @@ fuzz: $(VENV)/fuzz ## read endless variations of uploads, none of which may run,
 
 bench: $(VENV)/demo ## measure what is claimed of speed and memory, minutes; BENCH="--large --open-lth PATH" for more
 	$(BIN)/python -m benchmarks $(BENCH)
+
+screenshots: $(VENV)/dev ## take the pictures of docs/dashboard.md again (needs Chromium)
+	$(BIN)/python examples/screenshots.py
 
 check: $(VENV)/dev ## format, lint, strict types, import contract
 	$(BIN)/ruff format --check .

@@ -11,7 +11,6 @@ from fastapi.exceptions import RequestValidationError
 from fastapi_offline import FastAPIOffline
 from sqlalchemy.exc import ProgrammingError
 from starlette.exceptions import HTTPException
-from starlette.responses import RedirectResponse
 
 from api import auth, openapi
 from api.around import Around
@@ -54,6 +53,7 @@ from api.routes import (
 )
 from api.services import opened
 from api.validation import on_invalid_request
+from api.web import assets, login, pages
 from store import logs, traces
 from store.blobs import BlobsAway, Vanishing
 from store.database import AWAY
@@ -95,7 +95,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(metrics.router)
     app.include_router(tokens.router, prefix="/v1")
     app.include_router(_v1(), prefix="/v1")
-    app.add_api_route("/", _to_docs, include_in_schema=False)
+    for part in (assets, login, pages):
+        app.include_router(part.router)
     app.openapi = partial(openapi.openapi_of, app)  # type: ignore[method-assign]
 
     app.state.metrics = HttpMetrics()
@@ -132,7 +133,3 @@ def _v1() -> APIRouter:
     for resource in (links, provenance, catalogue, workers, projects, keys, trust_rules, audit, webhooks):
         v1.include_router(resource.router)
     return v1
-
-
-async def _to_docs() -> RedirectResponse:
-    return RedirectResponse("/docs")

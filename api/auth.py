@@ -1,4 +1,7 @@
-"""Who calls, and may it: `Authorization: Bearer KEY`, looked up before a byte of the body is read."""
+"""Who calls, and may it: `Authorization: Bearer KEY`, looked up before a byte of the body is read.
+
+Or, for the service's own pages, the cookie of a session (`api.sessions`), where no such header is sent.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +11,18 @@ from typing import Annotated, Any, ClassVar
 from fastapi import Depends, Request
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
+from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
+from api import sessions
 from api.bodies import JsonRequest, require_json
 from api.idempotency import done_once
 from api.problems import Problem
 from api.rate_limits import Standing
 from api.services import Services, services_of
 from store.audit import Actor, acting
-from store.keys import Caller, Scope, caller_of
+from store.keys import Caller, Scope, caller_by_id, caller_of
 
 DOCUMENTED = Depends(
     HTTPBearer(scheme_name="key", description="The API key, as it was printed at the first start.", auto_error=False)
@@ -71,13 +76,34 @@ class OpsRoute(KeyedRoute):
 
 
 async def _authenticate(request: Request) -> Caller:
+    if "authorization" not in request.headers:
+        caller = await session_caller(request)
+        if caller is not None:
+            sessions.refuse_cross_site(request)
+            return caller
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
     key = key.strip()
     if scheme.lower() != "bearer" or not key:
         raise _unauthorized("send your API key: Authorization: Bearer KEY", "Bearer")
-    caller, standing = await run_in_threadpool(_look_up, await services_of(request), key)
-    if caller is None:
+    services = await services_of(request)
+    found = await run_in_threadpool(_look_up, services, lambda session: caller_of(session, key))
+    if found is None:
         raise _unauthorized("the key is unknown, expired or revoked", 'Bearer error="invalid_token"')
+    return _noted(request, *found)
+
+
+async def session_caller(request: Request) -> Caller | None:
+    """Of the session that the request's cookie opens; None: there is none, or its key opens nothing any more."""
+    services = await services_of(request)
+    key_id = sessions.key_id_of(request, services.settings)
+    if key_id is None:
+        return None
+    found = await run_in_threadpool(_look_up, services, lambda session: caller_by_id(session, key_id))
+    return None if found is None else sessions.lessened(_noted(request, *found))
+
+
+def _noted(request: Request, caller: Caller, standing: Standing | None) -> Caller:
+    """Raises Problem: it asks too often."""
     if caller.is_use_due:
         request.state.used_key = caller.key_id
     if standing is not None:
@@ -87,12 +113,12 @@ async def _authenticate(request: Request) -> Caller:
     return caller
 
 
-def _look_up(services: Services, key: str) -> tuple[Caller | None, Standing | None]:
+def _look_up(services: Services, find: Callable[[Session], Caller | None]) -> tuple[Caller, Standing | None] | None:
     with services.database.reading() as session:
-        caller = caller_of(session, key)
-    if caller is None or services.rates is None:
-        return caller, None
-    return caller, services.rates.hit(caller.key_id)
+        caller = find(session)
+    if caller is None:
+        return None
+    return caller, services.rates.hit(caller.key_id) if services.rates is not None else None
 
 
 def _unauthorized(detail: str, challenge: str) -> Problem:

@@ -43,6 +43,10 @@ _SAID: dict[Code, tuple[str, str | None]] = {
         "this needs a key with the scope write; GET /v1/keys lists the project's, for its admin",
         None,
     ),
+    "cross_site": (
+        "a session's cookie changes something only from the service's own pages; send Authorization: Bearer KEY",
+        "header:origin",
+    ),
     "quota_exceeded": ("the project may have 10 live jobs; wait until one ends, or cancel one", None),
     "token_refused": ("no trust rule takes this token; the project's audit log says why", None),
     "invalid_link": ("the link was not made here, or was changed", "query:token"),

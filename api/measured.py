@@ -95,12 +95,12 @@ def _measured(row: Round, *, pareto: bool, selected: bool) -> MeasuredRound:
         pareto=pareto,
         selected=selected,
         **{
-            f"{split}_{metric}": _number(metrics.get(split), metric)
+            f"{split}_{metric}": number_in(metrics.get(split), metric)
             for split in ("validation", "test")
             for metric in METRICS
         },
         **{name: _count(report, name) for name in ("num_parameters", "num_nonzero", "num_units", "num_units_kept")},
-        compression_ratio=_number(report, "compression_ratio"),
+        compression_ratio=number_in(report, "compression_ratio"),
         **{
             f"{group}_{name}": _count(report.get(group), name)
             for group, names in (("size_bytes", ("dense", "sparse")), ("macs", ("dense", "effective")))
@@ -109,7 +109,8 @@ def _measured(row: Round, *, pareto: bool, selected: bool) -> MeasuredRound:
     )
 
 
-def _number(values: Any, name: str) -> float | None:
+def number_in(values: Any, name: str) -> float | None:
+    """A finite number of a report's mapping; None where there is no such thing."""
     value = values.get(name) if isinstance(values, dict) else None
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None

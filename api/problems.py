@@ -31,6 +31,7 @@ Code = Literal[
     "invalid_json",
     "unauthorized",
     "insufficient_scope",
+    "cross_site",
     "quota_exceeded",
     "token_refused",
     "invalid_link",
@@ -82,6 +83,7 @@ PROBLEMS: dict[Code, Kind] = {
     "invalid_json": Kind(400, "The body is not JSON"),
     "unauthorized": Kind(401, "No key was given, or the key opens nothing"),
     "insufficient_scope": Kind(403, "The key opens the project, but not this; `scope` is what it lacks"),
+    "cross_site": Kind(403, "A page of another site may have sent this request with a browser's session"),
     "quota_exceeded": Kind(403, "The project has all it may have; `quota`, `limit` and `used` say of what"),
     "token_refused": Kind(403, "No trust rule takes this token; the project's audit log says why"),
     "invalid_link": Kind(403, "The link was not made here, or was changed"),
@@ -191,7 +193,7 @@ def problem_response(request: Request, problem: Problem) -> Response:
 
 
 EVERYWHERE: tuple[Code, ...] = (
-    *("unauthorized", "insufficient_scope", "rate_limited"),
+    *("unauthorized", "insufficient_scope", "cross_site", "rate_limited"),
     *("invalid_request", "internal_error", "unavailable"),
 )
 """What every route of a project can answer with."""

@@ -17,7 +17,7 @@ Made from the service's own OpenAPI document (`GET /openapi.json`, shown at `/do
 `python -m api.reference > docs/api.md`; a test keeps it so. Keys go into `Authorization: Bearer KEY`. *Scope* is what a
 key needs; `admin` implies the others. Codes are those of [problems](#problems).
 """
-_OF_ALL = ("unauthorized", "insufficient_scope", "rate_limited", "internal_error", "unavailable")
+_OF_ALL = ("unauthorized", "insufficient_scope", "cross_site", "rate_limited", "internal_error", "unavailable")
 
 
 def reference() -> str:

@@ -12,8 +12,8 @@ import matplotlib
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from api.look import COLORS, METADATA, SETTINGS, drawing, layout, readable
 from api.picture import Format, Theme
-from api.plotting import COLORS, METADATA, SETTINGS, drawing, layout, readable
 from api.sensitivity import SensitivityDocument, most_sensitive
 
 MAX_ROWS = 40
@@ -36,7 +36,7 @@ def drawn(document: SensitivityDocument, title: str, format: Format, theme: Them
         dense = document.dense.get(document.metric)
         what = f"validation {document.metric} with one layer pruned alone{more}"
         what += f"; dense {dense:.4g}" if dense is not None else ""
-        axes.set_title(f"{readable(title)}\n{what}", color=colors["text"], fontsize=11, parse_math=False)
+        axes.set_title(f"{readable(title)}\n{what}", color=colors["text"], fontsize=12, parse_math=False, loc="left")
         if rows:
             columns = max(rows, key=lambda row: len(row.points)).points
             values = [
@@ -58,7 +58,7 @@ def drawn(document: SensitivityDocument, title: str, format: Format, theme: Them
                     if math.isfinite(value) and len(columns) <= 10:
                         dark = (scale(value) < 0.5) == (document.metric == "accuracy")
                         axes.text(
-                            x, y, f"{value:.3g}", ha="center", va="center", fontsize=8,
+                            x, y, f"{value:.3g}", ha="center", va="center", fontsize=9,
                             color="#ffffff" if dark else "#000000",
                         )  # fmt: skip
             bar = figure.colorbar(image, ax=axes, pad=0.02)

@@ -23,6 +23,9 @@ from store.settings import Settings
 EXCHANGES = "60/minute"
 """Tokens that one address may offer: each that is refused costs an entry in the audit log."""
 
+LOGINS = "20/minute"
+"""Keys that one address may show to the login page."""
+
 
 @dataclass(frozen=True)
 class Services:
@@ -37,6 +40,8 @@ class Services:
     issuers: Issuers
     exchanges: Rates
     """Of the callers without a key, by address; counted by each process."""
+    logins: Rates
+    """Of the browsers that show a key, by address; counted by each process."""
     hashes: Hashes = field(default_factory=Hashes)
     underway: Underway = field(default_factory=Underway)
 
@@ -54,6 +59,7 @@ def opened(settings: Settings) -> Iterator[Services]:
         Rates(settings.rate_limit, settings.broker_url) if settings.rate_limit else None,
         Issuers(settings.oidc_addresses),
         Rates(EXCHANGES, None),
+        Rates(LOGINS, None),
     )
     try:
         yield services

@@ -7,7 +7,7 @@ from typing import Literal
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-Purpose = Literal["links", "provenance"]
+Purpose = Literal["links", "provenance", "sessions"]
 
 
 def derived_key(secret: bytes, purpose: Purpose) -> bytes:

@@ -51,9 +51,18 @@ def is_use_due() -> ColumnElement[bool]:
 
 def caller_of(session: Session, key: str) -> Caller | None:
     """One query by a unique index. None: the key opens nothing (unknown, expired or revoked)."""
+    return _caller(session, ApiKey.digest == digest_of(key))
+
+
+def caller_by_id(session: Session, key_id: str) -> Caller | None:
+    """The same, for whoever has shown the key before."""
+    return _caller(session, ApiKey.id == key_id)
+
+
+def _caller(session: Session, named: ColumnElement[bool]) -> Caller | None:
     found = session.execute(
         select(ApiKey.id, ApiKey.project_id, ApiKey.scopes, ApiKey.operator, is_use_due().label("due")).where(
-            ApiKey.digest == digest_of(key), is_alive()
+            named, is_alive()
         )
     ).first()
     if found is None:
