@@ -31,6 +31,8 @@ from api.routes import (
     artifacts,
     audit,
     catalogue,
+    comparison_results,
+    comparisons,
     datasets,
     health,
     job_progress,
@@ -115,6 +117,8 @@ def _v1() -> APIRouter:
     """All that needs a key."""
     v1 = APIRouter(responses=documented(*EVERYWHERE), dependencies=[auth.DOCUMENTED])
     for resource in (uploads, models, datasets, jobs, job_progress, rounds, pareto, plots, reports, artifacts):
+        v1.include_router(resource.router)
+    for resource in (comparisons, comparison_results):
         v1.include_router(resource.router)
     for resource in (links, provenance, catalogue, workers, projects, keys, trust_rules, audit, webhooks):
         v1.include_router(resource.router)
