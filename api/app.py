@@ -31,6 +31,7 @@ from api.routes import (
     artifacts,
     audit,
     catalogue,
+    comparison_pictures,
     comparison_results,
     comparisons,
     datasets,
@@ -118,7 +119,7 @@ def _v1() -> APIRouter:
     v1 = APIRouter(responses=documented(*EVERYWHERE), dependencies=[auth.DOCUMENTED])
     for resource in (uploads, models, datasets, jobs, job_progress, rounds, pareto, plots, reports, artifacts):
         v1.include_router(resource.router)
-    for resource in (comparisons, comparison_results):
+    for resource in (comparisons, comparison_results, comparison_pictures):
         v1.include_router(resource.router)
     for resource in (links, provenance, catalogue, workers, projects, keys, trust_rules, audit, webhooks):
         v1.include_router(resource.router)

@@ -11,7 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from api.comparing import Comparing
-from api.comparison_results import has_passed
+from api.comparison_results import find
 from api.comparison_schemas import ComparisonRequest
 from api.documents import EstimateDocument, Json
 from api.estimates import estimate
@@ -148,7 +148,7 @@ def conclusion_of(session: Session, whole: Whole) -> str | None:
     """As the sweeper writes it; until it has come by, from the same rounds."""
     if whole.comparison.conclusion is not None or not whole.status.is_terminal:
         return whole.comparison.conclusion
-    passed = whole.status is JobStatus.SUCCEEDED and has_passed(session, whole)
+    passed = whole.status is JobStatus.SUCCEEDED and find(session, whole).findings.passed
     return wholes.conclusion_of(whole.status, [job.conclusion for job in whole.parts.values()], passed)
 
 

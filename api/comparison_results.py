@@ -15,9 +15,8 @@ from sqlalchemy.orm import Session
 from api.documents import ArtifactDocument, EntryName
 from api.job_documents import entry_name
 from api.routes.artifacts import artifact_document
-from pruning.comparing import Entry, Row, entries_of, table
-from pruning.recommending import Goal, Recommendation, conclude, recommend
-from pruning.selection import Gate
+from pruning.comparing import Row
+from pruning.recommending import Findings, findings
 from store import comparisons, listing
 from store.comparisons import Whole
 
@@ -85,54 +84,28 @@ class RecommendationDocument(BaseModel):
 
 @dataclass(frozen=True)
 class Found:
-    """Of one comparison, all that its stored rounds say."""
-
     whole: Whole
-    goal: Goal
-    entries: list[Entry]
-    rows: list[Row]
-    recommended: Recommendation | None
-    passed: bool
-
-    def is_recommended(self, row: Row) -> bool:
-        best = self.recommended.row if self.recommended is not None and self.recommended.is_met else None
-        return best is not None and (row.recipe, row.control, row.number) == (best.recipe, best.control, best.number)
+    findings: Findings
 
 
 def find(session: Session, whole: Whole) -> Found:
     comparison = whole.comparison
-    names = [recipe["name"] for recipe in comparison.recipes]
-    goal = Goal.model_validate(comparison.goal)
-    rounds = comparisons.rounds_of(session, whole)
-    entries = [
-        entry
-        for (index, seed), job in sorted(whole.parts.items())
-        for entry in entries_of(
-            names[index], seed, job.id, ((r.position, r.number, r.sparsity, r.report) for r in rounds[job.id])
-        )
-    ]
-    recommended = recommend(entries, goal, comparison.seeds, names)
-    gates = [Gate.model_validate(gate) for gate in comparison.gates]
-    rows = table(entries, goal.metric, names)
-    return Found(whole, goal, entries, rows, recommended, conclude(recommended, entries, gates))
-
-
-def has_passed(session: Session, whole: Whole) -> bool:
-    return find(session, whole).passed
+    measured = comparisons.measured(session, whole)
+    return Found(whole, findings(measured, whole.names, comparison.seeds, comparison.goal, comparison.gates))
 
 
 def compared_rows(found: Found) -> list[ComparedRow]:
-    return [_compared(found, row) for row in found.rows]
+    return [_compared(found, row) for row in found.findings.rows]
 
 
 def _compared(found: Found, row: Row) -> ComparedRow:
     values = dataclasses.asdict(row)
     number = values.pop("number")
-    return ComparedRow(round=entry_name(number), recommended=found.is_recommended(row), **values)
+    return ComparedRow(round=entry_name(number), recommended=found.findings.is_recommended(row), **values)
 
 
 def table_document(found: Found, rows: Sequence[ComparedRow]) -> TableDocument:
-    return TableDocument(comparison=found.whole.comparison.id, metric=found.goal.metric, data=list(rows))
+    return TableDocument(comparison=found.whole.comparison.id, metric=found.findings.goal.metric, data=list(rows))
 
 
 def as_csv(rows: Sequence[ComparedRow]) -> str:
@@ -147,11 +120,11 @@ def as_csv(rows: Sequence[ComparedRow]) -> str:
 
 
 def recommendation_document(session: Session, found: Found) -> RecommendationDocument:
-    comparison, best = found.whole.comparison, found.recommended
+    comparison, best = found.whole.comparison, found.findings.recommended
     common = {
         "comparison": comparison.id,
         "final": found.whole.status.is_terminal,
-        "passed": found.passed,
+        "passed": found.findings.passed,
         "goal": comparison.goal,
         "seeds": len(comparison.seeds),
         "summary": said(found),
@@ -189,15 +162,17 @@ def recommendation_document(session: Session, found: Found) -> RecommendationDoc
 
 def said(found: Found) -> str:
     """The recommendation in a sentence, honest where there is none."""
-    best, num_seeds = found.recommended, len(found.whole.comparison.seeds)
+    best, num_seeds = found.findings.recommended, len(found.whole.comparison.seeds)
     if best is None:
         return "No pruned round is stored yet."
     name = "the final entry" if best.row.number is None else f"round {best.row.number}"
     what = f"{name} of {best.row.recipe}, {best.row.removed:.1%} of all parameters removed"
-    metric = f"{found.goal.metric} {best.row.mean:.4f}" + (f" ± {best.row.std:.4f}" if best.row.std is not None else "")
+    metric = f"{found.findings.goal.metric} {best.row.mean:.4f}" + (
+        f" ± {best.row.std:.4f}" if best.row.std is not None else ""
+    )
     held = f"held in {best.num_held} of {num_seeds} seed{'s' * (num_seeds != 1)}"
     margin = "" if best.worst_margin is None else f", worst margin {best.worst_margin:+.4f}"
     if best.is_met:
-        gates = "" if found.passed or not found.whole.comparison.gates else "; it misses a gate"
+        gates = "" if found.findings.passed or not found.whole.comparison.gates else "; it misses a gate"
         return f"Take {what}: {metric}, {held}{margin}{gates}."
     return f"Nothing meets the goal. Nearest came {what}: {metric}, {held}{margin}."

@@ -41,16 +41,16 @@ SETTINGS: dict[Any, Any] = {
 }
 _MAX_TITLE = 70
 
-_drawing = threading.Lock()
+drawing = threading.Lock()
 """matplotlib promises no safety among threads: its fonts and its settings are shared."""
 
 
 @lru_cache(maxsize=64)
 def drawn(picture: Picture, format: Format, theme: Theme) -> bytes:
     """The same bytes for the same picture. Blocks for a part of a second: not for an event loop."""
-    with _drawing, matplotlib.rc_context(SETTINGS):
+    with drawing, matplotlib.rc_context(SETTINGS):
         colors = COLORS[theme]
-        figure = Figure(figsize=(8, 4.8), dpi=150, facecolor=colors["background"], layout=_layout())
+        figure = Figure(figsize=(8, 4.8), dpi=150, facecolor=colors["background"], layout=layout())
         axes = figure.add_subplot()
         _style(axes, picture, colors)
         if picture.points:
@@ -65,7 +65,7 @@ def drawn(picture: Picture, format: Format, theme: Theme) -> bytes:
     return file.getvalue()
 
 
-def _layout() -> ConstrainedLayoutEngine:
+def layout() -> ConstrainedLayoutEngine:
     return ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)
 
 
@@ -77,7 +77,7 @@ def _style(axes: Axes, picture: Picture, colors: dict[str, str]) -> None:
     axes.grid(color=colors["grid"], linewidth=0.8)
     axes.set_axisbelow(True)
     # A name is a stranger's text: `$` in it is no formula.
-    title = "\n".join(map(_readable, (picture.title, _selected(picture))))
+    title = "\n".join(map(readable, (picture.title, _selected(picture))))
     axes.set_title(title, color=colors["text"], fontsize=11, parse_math=False)
     axes.set_xlabel(f"{picture.unit} remaining, log scale (below: removed)", color=colors["text"])
     axes.set_ylabel(picture.metric, color=colors["text"])
@@ -135,9 +135,9 @@ def _scale(axes: Axes, picture: Picture) -> None:
     margin = max(1.02, (1 / least) ** 0.05) if least < 1 else 1.25
     axes.set_xscale("log")
     axes.set_xlim(margin, least / margin)
-    axes.xaxis.set_major_locator(FixedLocator(_ticks(least)))
+    axes.xaxis.set_major_locator(FixedLocator(ticks(least)))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda left, _: f"{_percent(left)}\n{_percent(1 - left)}"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda left, _: f"{percent(left)}\n{percent(1 - left)}"))
     values = [p.validation for p in picture.points] + [p.test for p in picture.points if p.test is not None]
     values += [line.value for line in picture.lines]
     low, high = min(values), max(values)
@@ -150,11 +150,11 @@ def _selected(picture: Picture) -> str:
     for point in picture.points:
         if point.selected:
             name = "the final entry" if point.round == "final" else f"round {point.round}"
-            return f"selected: {name}, {picture.metric} {point.validation:.4g}, {_percent(1 - point.remaining)} removed"
+            return f"selected: {name}, {picture.metric} {point.validation:.4g}, {percent(1 - point.remaining)} removed"
     return "no round is selected yet"
 
 
-def _ticks(least: float) -> list[float]:
+def ticks(least: float) -> list[float]:
     """100%, 50%, 20%, 10%, ... down to what is left at last; every tenth where little is removed."""
     if least > 0.35:
         return [tenth / 10 for tenth in range(10, int(least * 10) - 1, -1)]
@@ -162,7 +162,7 @@ def _ticks(least: float) -> list[float]:
     return [step * 10.0**-decade for decade in range(8) for step in steps if step * 10.0**-decade > 0.8 * least]
 
 
-def _percent(fraction: float) -> str:
+def percent(fraction: float) -> str:
     """Three digits of what is left or gone, whichever is less: 99.9% is not 100%."""
     digits = max(0, min(4, 1 - _exponent(min(fraction, 1 - fraction) * 100)))
     return f"{fraction * 100:.{digits}f}".rstrip("0").rstrip(".") + "%" if digits else f"{fraction * 100:.0f}%"
@@ -176,7 +176,7 @@ def _series(points: list[Point]) -> tuple[list[float], list[float]]:
     return [p.remaining for p in points], [p.validation for p in points]
 
 
-def _readable(text: str) -> str:
+def readable(text: str) -> str:
     """What the font can draw of it, on one line: no control characters, no reversed directions, not too long."""
     glyphs = get_font(findfont(_FONT)).get_charmap()
     text = "".join(c if c.isprintable() and ord(c) in glyphs else "\ufffd" for c in text)

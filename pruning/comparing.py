@@ -15,6 +15,9 @@ from typing import Any
 
 LOWER_IS_BETTER = frozenset({"loss", "mae", "perplexity"})
 
+MeasuredRound = tuple[int, int | None, float, Mapping[str, Any]]
+"""A stored round: position, number, sparsity, report."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -67,10 +70,8 @@ class Row:
     """No other row of a recipe is as small and better, or the reverse. A control is on no front."""
 
 
-def entries_of(
-    recipe: str, seed: int, job: str, rounds: Iterable[tuple[int, int | None, float, Mapping[str, Any]]]
-) -> list[Entry]:
-    """The trained entries of a job, controls behind their rounds, from (position, number, sparsity, report) in order.
+def entries_of(recipe: str, seed: int, job: str, rounds: Iterable[MeasuredRound]) -> list[Entry]:
+    """The trained entries of a job, controls behind their rounds, from its rounds in order.
 
     A report comes from a process that is not trusted: a number is taken only where there is one.
     """

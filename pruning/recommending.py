@@ -8,14 +8,14 @@ recipes: a recipe whose own dense network is poor has it no easier.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from pruning.comparing import LOWER_IS_BETTER, Entry, Row, oriented, table
+from pruning.comparing import LOWER_IS_BETTER, Entry, MeasuredRound, Row, entries_of, oriented, table
 from pruning.recipe import refused_at
 from pruning.selection import COMPARE, Gate
 from pruning.training_options import Section
@@ -136,9 +136,46 @@ def gates_pass(entries: Sequence[Entry], recommended: Recommendation, gates: Seq
     return True
 
 
-def conclude(recommended: Recommendation | None, entries: Sequence[Entry], gates: Sequence[Gate]) -> bool:
-    """Whether a comparison whose jobs all succeeded has passed: something meets the goal, and its gates."""
-    return recommended is not None and recommended.is_met and gates_pass(entries, recommended, gates)
+@dataclass(frozen=True)
+class Findings:
+    """All that the stored rounds of a comparison say."""
+
+    goal: Goal
+    entries: list[Entry]
+    rows: list[Row]
+    levels: dict[int, float]
+    """By seed, what the goal's metric has to reach; empty where the goal names none."""
+    recommended: Recommendation | None
+    passed: bool
+    """Something meets the goal, and its means pass the gates."""
+
+    @property
+    def is_more_better(self) -> bool:
+        return self.goal.metric not in LOWER_IS_BETTER
+
+    def is_recommended(self, row: Row) -> bool:
+        best = self.recommended.row if self.recommended is not None and self.recommended.is_met else None
+        return best is not None and (row.recipe, row.control, row.number) == (best.recipe, best.control, best.number)
+
+
+def findings(
+    measured: Iterable[tuple[str, int, str, Sequence[MeasuredRound]]],
+    recipes: Sequence[str],
+    seeds: Sequence[int],
+    goal: Mapping[str, Any],
+    gates: Sequence[Mapping[str, Any]],
+) -> Findings:
+    """From (recipe, seed, job, its rounds in order); goal and gates as they are stored."""
+    aim = Goal.model_validate(goal)
+    entries = [entry for recipe, seed, job, rounds in measured for entry in entries_of(recipe, seed, job, rounds)]
+    recommended = recommend(entries, aim, seeds, recipes)
+    passes = (
+        recommended is not None
+        and recommended.is_met
+        and gates_pass(entries, recommended, [Gate.model_validate(gate) for gate in gates])
+    )
+    rows = table(entries, aim.metric, recipes)
+    return Findings(aim, entries, rows, _levels(entries, aim, seeds), recommended, passes)
 
 
 def _levels(entries: Sequence[Entry], goal: Goal, seeds: Sequence[int]) -> dict[int, float]:

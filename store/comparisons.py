@@ -58,6 +58,11 @@ class Whole:
         )
 
     @property
+    def names(self) -> list[str]:
+        """Of the recipes."""
+        return [recipe["name"] for recipe in self.comparison.recipes]
+
+    @property
     def etag(self) -> str:
         """Each job's version only rises, and where another job takes its place the comparison's does."""
         return f"r{self.comparison.version}.{sum(job.version for job in self.parts.values())}"
@@ -75,13 +80,25 @@ def read(session: Session, comparisons: Sequence[Comparison]) -> list[Whole]:
     return [Whole(comparison, every[comparison.id]) for comparison in comparisons]
 
 
-def rounds_of(session: Session, whole: Whole) -> dict[str, list[Round]]:
-    """By job, in order of position."""
+Measured = tuple[str, int, str, list[tuple[int, int | None, float, dict[str, Any]]]]
+"""Name of the recipe, seed, job, and its stored rounds in order: position, number, sparsity, report."""
+
+
+def measured(session: Session, whole: Whole) -> list[Measured]:
+    """Of every part."""
     ids = [job.id for job in whole.parts.values()]
-    rows: dict[str, list[Round]] = {job_id: [] for job_id in ids}
-    for row in session.scalars(select(Round).where(Round.job_id.in_(ids)).order_by(Round.job_id, Round.position)):
-        rows[row.job_id].append(row)
-    return rows
+    rounds: dict[str, list[tuple[int, int | None, float, dict[str, Any]]]] = {job_id: [] for job_id in ids}
+    wanted = select(Round.job_id, Round.position, Round.number, Round.sparsity, Round.report)
+    for row in session.execute(wanted.where(Round.job_id.in_(ids)).order_by(Round.job_id, Round.position)):
+        rounds[row.job_id].append((row.position, row.number, row.sparsity, row.report))
+    return [
+        (whole.names[index], seed, job.id, rounds[job.id])
+        for (index, seed), job in sorted(whole.parts.items(), key=_key)
+    ]
+
+
+def _key(part: tuple[tuple[int, int], Job]) -> tuple[int, int]:
+    return part[0]
 
 
 def order(session: Session, project_id: str, comparison_id: str, verb: Trigger) -> Whole | None:
@@ -168,11 +185,12 @@ def due(session: Session) -> Sequence[Comparison]:
     return session.scalars(wanted.with_for_update(skip_locked=True)).all()
 
 
-def conclude(session: Session, whole: Whole, has_passed: bool) -> None:
-    """Of a comparison that `due` gave. Webhooks hear of it, once for each time that its last part ends."""
+def conclude(session: Session, whole: Whole, has_passed: bool) -> bool:
+    """Of a comparison that `due` gave; whether it had ended. Webhooks hear of it, each time that its last part
+    ends."""
     comparison, status = whole.comparison, whole.status
     if not status.is_terminal:  # retried since the look at its jobs: the retry had committed before the lock
-        return
+        return False
     conclusion = wholes.conclusion_of(status, [job.conclusion for job in whole.parts.values()], has_passed)
     _without_sync(
         session,
@@ -184,6 +202,7 @@ def conclude(session: Session, whole: Whole, has_passed: bool) -> None:
         session, comparison.project_id, f"comparison.{status}",
         comparison=comparison.id, status=status, conclusion=conclusion,
     )  # fmt: skip
+    return True
 
 
 def versions(session: Session, ids: Sequence[str]) -> Sequence[Row[str, int, int]]:

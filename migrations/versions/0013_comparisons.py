@@ -33,7 +33,7 @@ def upgrade() -> None:
     sa.ForeignKeyConstraint(['project_id'], ['projects.id'], name=op.f('fk_comparisons_project_id_projects')),
     sa.PrimaryKeyConstraint('id', name=op.f('pk_comparisons'))
     )
-    op.create_index(op.f('ix_comparisons_project_id'), 'comparisons', ['project_id', 'id'], unique=False)
+    op.create_index(op.f('ix_comparisons_project_id_id'), 'comparisons', ['project_id', 'id'], unique=False)
     op.create_index('ix_comparisons_open', 'comparisons', ['id'], sqlite_where=OPEN, postgresql_where=OPEN)
     with op.batch_alter_table('jobs', schema=None) as batch_op:
         batch_op.add_column(sa.Column('comparison_id', sa.String(length=40), nullable=True))
@@ -57,5 +57,5 @@ def downgrade() -> None:
         batch_op.drop_column('comparison_id')
     _claim_in_order()
     op.drop_index('ix_comparisons_open', table_name='comparisons')
-    op.drop_index(op.f('ix_comparisons_project_id'), table_name='comparisons')
+    op.drop_index(op.f('ix_comparisons_project_id_id'), table_name='comparisons')
     op.drop_table('comparisons')
