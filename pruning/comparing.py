@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 LOWER_IS_BETTER = frozenset({"loss", "mae", "perplexity"})
+_LARGEST = 1e100
+"""Far beyond any metric, and small enough that means and squares of such stay finite."""
 
 MeasuredRound = tuple[int, int | None, float, Mapping[str, Any]]
 """A stored round: position, number, sparsity, report."""
@@ -202,7 +204,7 @@ def _metrics(value: Any) -> dict[str, float]:
 
 
 def _number(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -_LARGEST <= value <= _LARGEST:
         return None
     return float(value)
 

@@ -9,6 +9,7 @@ with Client("http://127.0.0.1:8000", api_key) as client:
 """
 
 from espalier.client import Client
+from espalier.comparisons import ComparisonFailed
 from espalier.errors import (
     ApiError,
     DigestMismatch,
@@ -44,6 +45,7 @@ __all__ = [
     "ApiError",
     "Artifact",
     "Client",
+    "ComparisonFailed",
     "Dataset",
     "DigestMismatch",
     "Envelope",

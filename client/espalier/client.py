@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from espalier import uploads, watching
+from espalier.comparisons import Comparisons
 from espalier.errors import ApiError, EspalierError, JobFailed, NotReady
 from espalier.files import Arrays, Upload, arrays_as_npz, opened, write_checked
 from espalier.results import Results
@@ -21,7 +22,7 @@ from espalier.uploads import Progress
 INTAKE_INTERVAL_SECONDS = 0.2
 
 
-class Client(Results):
+class Client(Results, Comparisons):
     """`url` and `api_key` default to ESPALIER_URL and ESPALIER_API_KEY.
 
     What may be sent twice is, for `patience_seconds`, where the service is away: reads, verbs, and jobs, which it then

@@ -86,3 +86,191 @@ def test_posted_it_is_jobs_and_their_rounds_are_a_table(client: TestClient, comp
     best = client.get(f"/v1/comparisons/{whole['id']}/recommendation").json()
     assert (best["recipe"], best["round"], best["held"], best["met"], best["final"]) == ("reset", 2, 2, True, True)
     assert client.get(f"/v1/comparisons/{whole['id']}").json()["conclusion"] == "passed"
+
+
+def test_all_of_it_is_checked_and_counted_before_it_is_made(client: TestClient, asked: dict[str, Any]) -> None:
+    changes: dict[str, Any] = {"budget": {"steps": 900}, "controls": ["random_mask"], "metadata": {"sha": "1a"}}
+    response = client.post("/v1/comparisons", params={"validate_only": True}, json={**asked, **changes})
+    assert response.status_code == 200, response.text
+    plan = response.json()
+    assert (plan["object"], plan["num_jobs"], plan["seeds"]) == ("comparison_plan", 4, [3, 5])
+    reset, going_on = plan["recipes"]
+    # Three entries, and four with the final one, share the steps; what goes on from trained weights has no control.
+    assert (reset["recipe"]["training"]["steps"], reset["recipe"]["controls"]) == (300, ["random_mask"])
+    assert (going_on["recipe"]["training"]["steps"], going_on["recipe"]["controls"]) == (225, [])
+    assert (reset["num_rounds"], reset["estimate"]["basis"]) == (2, "unknown")
+    assert client.get("/v1/comparisons").json()["data"] == []
+    assert client.get("/v1/jobs").json()["data"] == []
+
+
+@pytest.mark.parametrize(
+    ("budget", "path", "expected"),
+    [
+        ({"steps_per_round": 50}, ("training", "steps"), [50, 50]),
+        ({"seconds": 60}, ("stop", "seconds"), [60, 60]),
+        (None, ("training", "steps"), [2000, 2000]),
+    ],
+)
+def test_a_budget_is_the_same_for_all(
+    client: TestClient, compared: Compared, budget: Any, path: tuple[str, str], expected: list[int]
+) -> None:
+    whole = compared(budget=budget)
+    assert [recipe["recipe"][path[0]][path[1]] for recipe in whole["recipes"]] == expected
+    assert whole["budget"] == budget
+
+
+def test_a_grid_is_every_combination(client: TestClient, asked: dict[str, Any]) -> None:
+    grid = {
+        "recipe": {"strategy": "lottery_ticket_reset", "stop": {"rounds": 2}},
+        "axes": {"/schedule/fraction": [0.2, 0.5], "/scope": [{"kind": "layerwise"}, {"kind": "global"}]},
+    }
+    # A scope of another kind takes the place of the strategy's whole, overrides and all.
+    response = client.post("/v1/comparisons", json={**asked, "recipes": None, "grid": grid})
+    assert response.status_code == 201, response.text
+    recipes = response.json()["recipes"]
+    assert [recipe["name"] for recipe in recipes] == [
+        *("fraction=0.2, scope=-1", "fraction=0.2, scope=-2", "fraction=0.5, scope=-1", "fraction=0.5, scope=-2"),
+    ]
+    assert [(r["recipe"]["schedule"]["fraction"], r["recipe"]["scope"]["kind"]) for r in recipes] == [
+        *((0.2, "layerwise"), (0.2, "global"), (0.5, "layerwise"), (0.5, "global")),
+    ]
+
+
+GRID = {"recipe": {"strategy": "lottery_ticket_reset"}, "axes": {"/schedule/fraction": [0.2, 0.5]}}
+REFUSALS: list[tuple[dict[str, Any], str, str, str]] = [
+    ({"recipes": []}, "invalid_request", "/recipes", "at least 1"),
+    ({"recipes": None}, "invalid_request", "", "either recipes or a grid"),
+    ({"grid": GRID}, "invalid_request", "", "either recipes or a grid"),
+    ({"recipes": None, "grid": {**GRID, "axes": {}}}, "invalid_request", "/grid/axes", "at least 1"),
+    (
+        {"recipes": None, "grid": {**GRID, "axes": {"/schedule/fraction": []}}},
+        *("invalid_request", "/grid/axes/~1schedule~1fraction", "at least 1"),
+    ),
+    (
+        {"recipes": None, "grid": {**GRID, "axes": {"/seed": list(range(40)), "/stop/rounds": list(range(1, 21))}}},
+        *("invalid_request", "/grid/axes", "would make 1600 jobs; a comparison may have 50 recipes and 200 jobs"),
+    ),
+    (
+        {"recipes": None, "grid": {**GRID, "axes": {"/schedule/fraction": [0.2, 7]}}},
+        *("invalid_request", "/grid/axes/~1schedule~1fraction/1", "fraction=7: "),
+    ),
+    (
+        {"recipes": None, "grid": {**GRID, "axes": {"/schedule/fraction": [0.2, 0.2]}}},
+        *("invalid_request", "/grid/axes/~1schedule~1fraction/1", "twice"),
+    ),
+    (
+        {"recipes": None, "grid": {**GRID, "axes": {"/stop": [{"rounds": 2}], "/stop/rounds": [3]}}},
+        *("invalid_request", "/grid/axes/~1stop~1rounds", "lies within"),
+    ),
+    ({"seeds": [3, 5, 3]}, "invalid_request", "/seeds/2", "the seed 3 came before"),
+    ({"goal": {"keep_ratio": 0.9}}, "invalid_request", "/goal/metric", "Field required"),
+    ({"goal": {"metric": "r2", "value": 0.9}}, "invalid_request", "/goal/metric", "do not measure r2"),
+    ({"goal": {"metric": "accuracy", "value": 0.9, "min_seeds": 3}}, "invalid_request", "/goal/min_seeds", "2 seeds"),
+    ({"gates": [{"metric": "mae", "value": 1}]}, "invalid_request", "/gates/0/metric", "do not measure mae"),
+    ({"budget": {"steps": 3, "seconds": 1}}, "invalid_request", "/budget", "exactly one"),
+    ({"budget": {"steps": 3}}, "recipe_refused", "/budget/steps", "continue trains 4 entries"),
+    ({"recipes": [RECIPES[0], RECIPES[0]]}, "invalid_request", "/recipes/1/name", "the name reset came before"),
+    ({"recipes": [RECIPES[1]], "controls": ["random_mask"]}, "recipe_refused", "/controls", "every recipe here"),
+    ({"artifacts": ["plan"]}, "recipe_refused", "/artifacts/0", "reset: plan is what is left"),
+]
+
+
+@pytest.mark.parametrize(("changes", "code", "param", "said"), REFUSALS)
+def test_what_cannot_be_compared_is_refused_by_field(
+    client: TestClient, asked: dict[str, Any], refused: Refused, changes: Any, code: str, param: str, said: str
+) -> None:
+    problem = refused(client.post("/v1/comparisons", json={**asked, **changes}), 422, code, param)
+    assert said in problem["detail"]
+    assert client.get("/v1/jobs").json()["data"] == []
+
+
+def other(**recipe: Any) -> dict[str, Any]:
+    return {"name": "other", "recipe": {"strategy": "lottery_ticket_reset", **recipe}}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "budget", "code", "field", "said"),
+    [
+        (other(seed=1), None, "recipe_refused", "/seed", "other: the seeds of a comparison are its own"),
+        (other(strategy="no such"), None, "invalid_request", "/strategy", "other: there is no strategy"),
+        (other(schedule={"fraction": 2}), None, "invalid_request", "/schedule/fraction", "other: "),
+        (other(stop={"sparsity": 0.9999999}), None, "recipe_refused", "/stop/sparsity", "other: sparsity"),
+        (other(training={"batch_size": 5000}), None, "recipe_refused", "/training/batch_size", "other: a batch"),
+        (other(training={"steps": 9}), None, "recipe_refused", "/training", "other trains 9 steps a round, and reset"),
+        (
+            *(other(training={"steps": 9}), {"steps_per_round": 50}),
+            *("recipe_refused", "/training/steps", "the budget sets training.steps to 50, and the recipe says"),
+        ),
+        (
+            *(other(training={"epochs": 9}), {"steps": 50}),
+            *("recipe_refused", "/training/epochs", "recipe says epochs 9"),
+        ),
+        (other(stop={"seconds": 9}), {"seconds": 5}, "recipe_refused", "/stop/seconds", "stop.seconds to 5"),
+        (
+            *(other(training={"loss": "mse"}), None),
+            *("recipe_refused", "/training/loss", "other: mse is for regression targets"),
+        ),
+    ],
+)
+def test_a_fault_is_told_of_its_recipe(
+    client: TestClient,
+    asked: dict[str, Any],
+    refused: Refused,
+    recipe: Any,
+    budget: Any,
+    code: str,
+    field: str,
+    said: str,
+) -> None:
+    posted = client.post("/v1/comparisons", json={**asked, "recipes": [RECIPES[0], recipe], "budget": budget})
+    problem = refused(posted, 422, code, f"/recipes/1/recipe{field}")
+    assert said in problem["detail"]
+
+
+def test_losses_of_different_tasks_are_not_compared(client: TestClient, bench: Any, refused: Refused) -> None:
+    """On targets that two losses take."""
+    report = bench.dataset_report(task="multi_label", target_shape=[10], num_classes=None)
+    recipes = [
+        {"name": loss, "recipe": {**RECIPES[0]["recipe"], "training": {"loss": loss}}}
+        for loss in ("binary_cross_entropy", "mse")
+    ]
+    asked = {"model": bench.model().id, "dataset": bench.dataset(report).id, "recipes": recipes}
+    problem = refused(
+        client.post("/v1/comparisons", json=asked), 422, "recipe_refused", "/recipes/1/recipe/training/loss"
+    )
+    assert "mse trains with the loss mse, which measures loss, mae, r2, and binary_cross_entropy" in problem["detail"]
+
+
+def test_a_quota_counts_all_jobs_and_lets_in_all_or_none(
+    client: TestClient, asked: dict[str, Any], refused: Refused, project: str
+) -> None:
+    changed = client.patch(f"/v1/projects/{project}", json={"quotas": {"live_jobs": 3}})
+    assert changed.status_code == 200, changed.text
+    problem = refused(client.post("/v1/comparisons", json=asked), 403, "quota_exceeded")
+    assert (problem["limit"], problem["used"]) == (3, 4)
+    assert client.get("/v1/jobs").json()["data"] == client.get("/v1/comparisons").json()["data"] == []
+    assert client.post("/v1/comparisons", json={**asked, "seeds": [3]}).status_code == 201
+
+
+def test_a_request_that_is_sent_again_is_done_once(client: TestClient, asked: dict[str, Any]) -> None:
+    first, again = (client.post("/v1/comparisons", json=asked, headers={"Idempotency-Key": "one"}) for _ in range(2))
+    assert again.headers["idempotent-replayed"] == "true"
+    assert first.json() == again.json()
+    assert len(client.get("/v1/jobs").json()["data"]) == 4
+
+
+def test_it_is_listed_by_what_it_is_of(client: TestClient, compared: Compared) -> None:
+    first = compared(metadata={"sha": "1a"})
+    second = compared(seeds=[1], metadata={"sha": "2b"})
+
+    def ids(**params: Any) -> list[str]:
+        return [row["id"] for row in client.get("/v1/comparisons", params=params).json()["data"]]
+
+    assert ids() == [second["id"], first["id"]]
+    assert ids(limit=1) == [second["id"]]
+    assert ids(after=second["id"]) == [first["id"]]
+    assert ids(**{"metadata[sha]": "1a"}) == [first["id"]]
+    assert ids(model=first["model"], done=False) == [second["id"], first["id"]]
+    assert ids(done=True) == ids(created_before=first["created_at"]) == []
+    client.post(f"/v1/comparisons/{first['id']}/cancel")
+    assert ids(done=True) == [first["id"]]
