@@ -44,7 +44,6 @@ class Panorama:
     title: str
     subtitle: str
     metric: str
-    num_seeds: int
     series: tuple[Series, ...]
     lines: tuple[Line, ...]
     recommended: Spot | None
@@ -67,11 +66,12 @@ def panorama_of(session: Session, found: Found, subtitle: str) -> Panorama:
             if spots or final:
                 series.append(Series(name, control, colors.get(name), spots, final))
     best = results.recommended
+    num_seeds = len(whole.comparison.seeds)
+    bands = f", {num_seeds} seeds (line: mean, band: lowest to highest)" if num_seeds > 1 else ""
     return Panorama(
-        title=f"{len(whole.names)} recipes · {model.name if model is not None else 'a model that was deleted'}",
+        title=f"{len(whole.names)} recipes{bands} · {model.name if model is not None else 'a deleted model'}",
         subtitle=subtitle,
         metric=results.goal.metric,
-        num_seeds=len(whole.comparison.seeds),
         series=tuple(series),
         lines=_lines(found),
         recommended=_spot(best.row) if best is not None else None,

@@ -60,8 +60,7 @@ def _style(axes: Axes, picture: Panorama, colors: dict[str, str]) -> None:
     title = "\n".join(map(readable, (picture.title, picture.subtitle)))
     axes.set_title(title, color=colors["text"], fontsize=11, parse_math=False)
     axes.set_xlabel("parameters remaining, log scale (below: removed)", color=colors["text"])
-    over = f" (mean; band: lowest to highest of {picture.num_seeds} seeds)" if picture.num_seeds > 1 else ""
-    axes.set_ylabel(f"validation {picture.metric}{over}", color=colors["text"], fontsize=9)
+    axes.set_ylabel(f"validation {picture.metric}", color=colors["text"])
 
 
 def _draw(axes: Axes, picture: Panorama, theme: Theme) -> None:
@@ -85,8 +84,10 @@ def _draw(axes: Axes, picture: Panorama, theme: Theme) -> None:
     if (best := picture.recommended) is not None:
         axes.plot(
             [best.remaining], [best.mean], "o", color=colors["text"], markersize=17, markerfacecolor="none",
-            markeredgewidth=2, label="recommended" if picture.is_met else "nearest to the goal", zorder=6,
+            markeredgewidth=2, zorder=6,
         )  # fmt: skip
+        words = "recommended" if picture.is_met else "nearest to the goal"
+        axes.plot([], "o", color=colors["text"], markersize=10, markerfacecolor="none", markeredgewidth=2, label=words)
     _scale(axes, picture)
 
 

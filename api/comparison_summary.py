@@ -49,7 +49,7 @@ def summary(found: Found, conclusion: str | None, plot: str) -> str:
 
 
 def goal_said(found: Found) -> str:
-    """`the smallest of accuracy at least 0.99 x dense, in all seeds`."""
+    """`smallest with accuracy at least 0.99 x dense, in all seeds`."""
     goal, more = found.findings.goal, found.findings.is_more_better
     parts = []
     if goal.keep_ratio is not None:
@@ -57,10 +57,10 @@ def goal_said(found: Found) -> str:
     if goal.value is not None:
         parts.append(f"at {'least' if more else 'most'} {goal.value:g}")
     if goal.min_removed is not None:
-        parts.append(f"with {goal.min_removed:.0%} removed")
+        parts.append(f"at least {goal.min_removed:.0%} removed")
     seeds = "all seeds" if goal.min_seeds is None else f"{goal.min_seeds} of {len(found.whole.comparison.seeds)} seeds"
-    wanted = "the smallest of" if goal.want == "smallest" else "the best"
-    return f"{wanted} {goal.metric} {' '.join(parts)}, in {seeds}"
+    wanted = f"smallest with {goal.metric}" if goal.want == "smallest" else f"best {goal.metric},"
+    return f"{wanted} {' and '.join(parts)}, in {seeds}"
 
 
 def _shown(rows: list[Row], best: Recommendation | None) -> list[Row]:

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from typing import Any
 
 import pytest
 from redis import Redis
+from sqlalchemy import select
 from starlette.testclient import TestClient
+
+from store import jobs
+from store.tables import Comparison, Delivery
+from store.transitions import Trigger
+from worker.conclusions import conclude_comparisons
 
 Refused = Callable[..., dict[str, Any]]
 Compared = Callable[..., dict[str, Any]]
@@ -274,3 +282,206 @@ def test_it_is_listed_by_what_it_is_of(client: TestClient, compared: Compared) -
     assert ids(done=True) == ids(created_before=first["created_at"]) == []
     client.post(f"/v1/comparisons/{first['id']}/cancel")
     assert ids(done=True) == [first["id"]]
+
+
+def statuses(whole: dict[str, Any]) -> list[str]:
+    return [part["status"] for part in whole["parts"]]
+
+
+def sweep(bench: Any) -> int:
+    with bench.database.transaction() as session:
+        return conclude_comparisons(session)
+
+
+def test_verbs_act_on_the_whole_and_each_part_has_its_own(
+    client: TestClient, compared: Compared, bench: Any, refused: Refused
+) -> None:
+    whole = compared()
+    path = f"/v1/comparisons/{whole['id']}"
+    job = bench.claim()
+    paused = client.post(f"{path}/pause").json()
+    assert (paused["status"], sorted(statuses(paused))) == ("pausing", ["paused"] * 3 + ["pausing"])
+    assert client.post(f"{path}/pause").json() == paused
+    bench.store_round(job, 0, 0.9, 0.0)
+    with bench.database.transaction() as session:
+        jobs.give_back(session, job.id, job.attempt, Trigger.STOP, "paused")
+    assert client.get(path).json()["status"] == "paused"
+    assert refused(client.post(f"{path}/retry"), 409, "invalid_transition")["allowed"] == ["cancel", "resume"]
+
+    with Redis.from_url(bench.settings.broker_url) as broker:
+        before = broker.llen(bench.settings.default_pool)
+        resumed = client.post(f"{path}/resume").json()
+        assert broker.llen(bench.settings.default_pool) == before + 4
+    assert (resumed["status"], statuses(resumed)) == ("running", ["queued"] * 4)
+    one = resumed["parts"][0]["job"]
+    assert client.post(f"/v1/jobs/{one}/cancel").status_code == 200
+    assert client.get(path).json()["status"] == "running"
+    canceled = client.post(f"{path}/cancel").json()
+    assert (canceled["status"], canceled["conclusion"], canceled["progress"]["done"]) == ("canceled", "canceled", 4)
+    assert client.post(f"{path}/cancel").json() == canceled
+    assert refused(client.post(f"{path}/pause"), 409, "invalid_transition")["allowed"] == ["retry"]
+
+
+def test_a_retry_takes_the_place_of_what_failed(client: TestClient, compared: Compared, bench: Any) -> None:
+    whole = compared(recipes=RECIPES[:1])
+    path = f"/v1/comparisons/{whole['id']}"
+    failed = bench.claim()
+    with bench.database.transaction() as session:
+        jobs.fail(session, failed.id, failed.attempt, {"code": "diverged", "message": "step 3", "retryable": False})
+    run(bench, falling, 1)
+    ended = client.get(path).json()
+    assert (ended["status"], ended["conclusion"]) == ("failed", "error")
+    assert client.get(f"{path}/recommendation").json()["met"] is False, "it held in one seed of two"
+    assert sweep(bench) == 1
+    etag = client.get(path).headers["etag"]
+
+    again = client.post(f"{path}/retry").json()
+    assert (again["status"], again["conclusion"], sorted(statuses(again))) == ("running", None, ["queued", "succeeded"])
+    [part] = [part for part in again["parts"] if part["status"] == "queued"]
+    assert client.get(f"/v1/jobs/{part['job']}").json()["retried_from"] == failed.id
+    assert client.post(f"{path}/retry").json()["parts"] == again["parts"]
+    assert client.get(path).headers["etag"] != etag
+    assert sweep(bench) == 0
+    run(bench, falling, 1)
+    assert sweep(bench) == 1
+    assert client.get(path).json()["conclusion"] == "passed"
+
+
+def test_the_retry_of_a_part_alone_takes_its_place_too(client: TestClient, compared: Compared) -> None:
+    whole = compared(seeds=[3], recipes=RECIPES[:1])
+    first = whole["parts"][0]["job"]
+    client.post(f"/v1/jobs/{first}/cancel")
+    retried = client.post(f"/v1/jobs/{first}/retry").json()
+    assert retried["comparison"] == whole["id"]
+    assert client.get(f"/v1/comparisons/{whole['id']}").json()["parts"][0]["job"] == retried["id"]
+
+
+def test_its_end_is_told_once(client: TestClient, compared: Compared, bench: Any) -> None:
+    hook = client.post("/v1/webhooks", json={"url": "https://example.com", "events": ["comparison.succeeded"]}).json()
+    whole = compared(gates=[{"metric": "accuracy", "value": 0.99}])
+    run(bench, falling, 3)
+    assert sweep(bench) == 0
+    run(bench, falling, 1)
+    shown = client.get(f"/v1/comparisons/{whole['id']}").json()
+    assert (sweep(bench), sweep(bench)) == (1, 0)
+    assert client.get(f"/v1/comparisons/{whole['id']}").json() == shown
+    assert shown["conclusion"] == "gate_failed"
+    [told] = client.get(f"/v1/webhooks/{hook['id']}/deliveries").json()["data"]
+    assert told["type"] == "comparison.succeeded"
+    with bench.database.reading() as session:
+        data = session.scalars(select(Delivery.data)).one()
+    assert data == {
+        **{"comparison": whole["id"], "project": bench.project},
+        **{"status": "succeeded", "conclusion": "gate_failed"},
+    }
+
+
+def test_two_last_parts_end_at_once_and_one_sweeper_tells(compared: Compared, bench: Any) -> None:
+    """Neither transaction sees that the other's job has ended, and two sweepers look while one concludes."""
+    compared(recipes=RECIPES[:1])
+    held = [bench.claim(), bench.claim()]
+    ready, threads = Barrier(2), ThreadPoolExecutor(2)
+
+    def end(job: Any) -> None:
+        with bench.database.transaction() as session:
+            if bench.database.engine.dialect.name == "sqlite":  # one writer at a time: they cannot overlap
+                jobs.complete(session, job.id, job.attempt, 0, passed=True)
+                return
+            jobs.complete(session, job.id, job.attempt, 0, passed=True)
+            ready.wait(30)
+
+    for job in held:
+        bench.store_round(job, 0, 0.9, 0.0)
+    with threads:
+        list(threads.map(end, held))
+    with ThreadPoolExecutor(4) as sweepers:
+        assert sum(sweepers.map(lambda _: sweep(bench), range(8))) == 1
+
+
+def test_a_retry_while_a_sweeper_concludes_undoes_it(client: TestClient, compared: Compared, bench: Any) -> None:
+    whole = compared(seeds=[3], recipes=RECIPES[:1])
+    path = f"/v1/comparisons/{whole['id']}"
+    client.post(f"{path}/cancel")
+    with ThreadPoolExecutor(1) as thread:
+        with bench.database.transaction() as session:
+            assert conclude_comparisons(session) == 1
+            retry = thread.submit(client.post, f"{path}/retry")
+        assert retry.result(60).status_code == 200
+    with bench.database.reading() as session:
+        row = session.scalars(select(Comparison)).one()
+        assert (row.conclusion, row.concluded_at) == (None, None)
+    client.post(f"{path}/cancel")
+    assert sweep(bench) == 1
+
+
+def test_deleted_with_its_jobs_or_without(
+    client: TestClient, compared: Compared, refused: Refused, subtests: pytest.Subtests
+) -> None:
+    for keep_jobs in (True, False):
+        with subtests.test(keep_jobs=keep_jobs):
+            whole = compared(seeds=[3])
+            path = f"/v1/comparisons/{whole['id']}"
+            refused(client.delete(path), 409, "invalid_transition")
+            client.post(f"{path}/cancel")
+            part = f"/v1/jobs/{whole['parts'][0]['job']}"
+            assert client.get(part).json()["comparison"] == whole["id"]
+            assert client.delete(path, params={"keep_jobs": keep_jobs}).status_code == 204
+            refused(client.get(path), 404, "not_found")
+            kept = client.get(part)
+            assert kept.status_code == (200 if keep_jobs else 404)
+            assert not keep_jobs or kept.json()["comparison"] is None
+
+
+def test_a_part_that_is_deleted_is_shown_as_missing(client: TestClient, compared: Compared) -> None:
+    whole = compared(seeds=[3])
+    path, job = f"/v1/comparisons/{whole['id']}", whole["parts"][0]["job"]
+    client.post(f"/v1/jobs/{job}/cancel")
+    etag = client.get(path).headers["etag"]
+    assert client.delete(f"/v1/jobs/{job}").status_code == 204
+    shown = client.get(path, headers={"If-None-Match": etag})
+    assert shown.status_code == 200
+    part = shown.json()["parts"][0]
+    assert (part["job"], part["status"]) == (None, None)
+    assert client.get(f"{path}/table").json()["data"] == []
+
+
+def test_polled_and_waited_for(client: TestClient, compared: Compared, bench: Any) -> None:
+    whole = compared()
+    path = f"/v1/comparisons/{whole['id']}"
+    first = client.get(path)
+    assert first.headers["retry-after"] == "2"
+    same = {"If-None-Match": first.headers["etag"]}
+    assert client.get(path, headers=same).status_code == 304
+    with ThreadPoolExecutor(1) as thread:
+        waiting = thread.submit(client.get, path, headers={**same, "Prefer": "wait=60"})
+        bench.store_round(bench.claim(), 0, 0.9, 0.0)
+        answer = waiting.result(60)
+    assert (answer.status_code, answer.headers["preference-applied"]) == (200, "wait=60")
+    assert answer.json()["status"] == "running"
+
+
+def test_its_picture_and_its_summary(client: TestClient, compared: Compared, bench: Any) -> None:
+    whole = compared(gates=[{"metric": "accuracy", "value": 0.5}])
+    path = f"/v1/comparisons/{whole['id']}"
+    for kind, starts in (("svg", b"<?xml"), ("png", b"\x89PNG")):
+        assert client.get(f"{path}/plot.{kind}").content.startswith(starts)
+    assert "No pruned round is stored yet." in client.get(f"{path}/summary.md").text
+    run(bench, falling)
+    drawn = client.get(f"{path}/plot.svg", params={"theme": "dark"})
+    assert drawn.content == client.get(f"{path}/plot.svg", params={"theme": "dark"}).content
+    unchanged = client.get(
+        f"{path}/plot.svg", params={"theme": "dark"}, headers={"If-None-Match": drawn.headers["etag"]}
+    )
+    assert unchanged.status_code == 304
+    told = client.get(f"{path}/summary.md", params={"plot": "https://example.com/p.png"})
+    assert told.headers["content-type"] == "text/markdown; charset=utf-8"
+    lines = told.text.splitlines()
+    assert lines[0] == "### Comparison passed"
+    assert (
+        "**Take round 2 of reset, 40.0% of all parameters removed: accuracy 0.9050 ± 0.0071, held in 2 of 2"
+        in told.text
+    )
+    assert "![accuracy against what remains, for all recipes](https://example.com/p.png)" in lines
+    [row] = [line for line in lines if "**recommended**" in line]
+    assert row.startswith("| reset | 2 | 40.0% | 0.9050 ± 0.0071 |  | 2 of 2 | 50 | 3.6 | **recommended**, front |")
+    assert client.get(f"{path}/summary.md", params={"plot": "x) <script>"}).status_code == 422
