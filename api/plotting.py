@@ -39,6 +39,10 @@ SETTINGS: dict[Any, Any] = {
     "font.family": _FONT,
     "font.size": 10,
 }
+METADATA: dict[Format, dict[str, Any]] = {
+    "svg": {"Date": None, "Creator": "Espalier"},
+    "png": {"Software": "Espalier"},
+}
 _MAX_TITLE = 70
 
 drawing = threading.Lock()
@@ -60,8 +64,7 @@ def drawn(picture: Picture, format: Format, theme: Theme) -> bytes:
             axes.set_axis_off()
             figure.text(0.5, 0.45, "no trained round yet", ha="center", color=colors["text"], fontsize=13)
         file = io.BytesIO()
-        metadata = {"Date": None, "Creator": "Espalier"} if format == "svg" else {"Software": "Espalier"}
-        figure.savefig(file, format=format, metadata=metadata)
+        figure.savefig(file, format=format, metadata=METADATA[format])
     return file.getvalue()
 
 

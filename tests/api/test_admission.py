@@ -98,7 +98,7 @@ def test_fields_that_are_wrong(refuses: Refuses, body: dict[str, Any], subtests:
         (recipe(training={"learning_rate": {"kind": "linear"}}), "/recipe/training/learning_rate/kind", "'cosine'"),
         (recipe(training={"learning_rate": {"warmup_steps": 2000}}), "/recipe/training", "lower it below steps"),
         (recipe(training={"loss": "mse", "label_smoothing": 0.1}), "/recipe/training", "leave label_smoothing out"),
-        (recipe(training={"steps": 0}), "/recipe/training/steps", "greater than"),
+        (recipe(training={"steps": -1}), "/recipe/training/steps", "greater than"),
         (recipe(training={"steps": 1, "epochs": 1}), "/recipe/training", "exactly one of steps and epochs"),
         (recipe(training={"preprocessing": {"mean": "a"}}), "/recipe/training/preprocessing/mean", "number"),
         (recipe(training={"preprocessing": {"std": [1, 0]}}), "/recipe/training/preprocessing/std", "greater than 0"),
@@ -308,12 +308,14 @@ def test_what_needs_an_accuracy_where_there_is_none(
         (recipe(**mse, strategy="dropnet"), at_floor, "(but loss, mae, r2)"),
         ({**recipe(**mse), "gates": [{"metric": "accuracy", "value": 0.9}]}, at_gate, "use one of loss, mae, r2"),
         ({**recipe(**mse), "gates": [{"metric": "perplexity", "value": 9}]}, at_gate, "use one of loss, mae, r2"),
+        ({**recipe(**mse), "gates": [{"metric": "accuracy_ratio", "value": 1}]}, at_gate, "there is no accuracy_ratio"),
     ]:
         with subtests.test(changes=changes):
             assert word in refuses({**body, **changes}, 422, "invalid_request", param)["errors"][0]["message"]
     for changes in (
         recipe(**mse, stop={"patience": 2}),
         recipe(**mse, strategy="dropnet", stop={"accuracy_floor": None}),
+        {**recipe(**mse), "gates": [{"metric": "sparsity", "value": 0.5}]},
         {**recipe(**mse), "select": "best", "gates": [{"metric": "r2", "value": 0.9}, {"metric": "mae", "value": 9}]},
     ):
         with subtests.test(changes=changes):
