@@ -183,12 +183,13 @@ REFUSALS: list[tuple[dict[str, Any], str, str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("changes", "code", "param", "said"), REFUSALS)
 def test_what_cannot_be_compared_is_refused_by_field(
-    client: TestClient, asked: dict[str, Any], refused: Refused, changes: Any, code: str, param: str, said: str
+    client: TestClient, asked: dict[str, Any], refused: Refused, subtests: pytest.Subtests
 ) -> None:
-    problem = refused(client.post("/v1/comparisons", json={**asked, **changes}), 422, code, param)
-    assert said in problem["detail"]
+    for changes, code, param, said in REFUSALS:
+        with subtests.test(changes=changes):
+            problem = refused(client.post("/v1/comparisons", json={**asked, **changes}), 422, code, param)
+            assert said in problem["detail"]
     assert client.get("/v1/jobs").json()["data"] == []
 
 
@@ -196,43 +197,37 @@ def other(**recipe: Any) -> dict[str, Any]:
     return {"name": "other", "recipe": {"strategy": "lottery_ticket_reset", **recipe}}
 
 
-@pytest.mark.parametrize(
-    ("recipe", "budget", "code", "field", "said"),
-    [
-        (other(seed=1), None, "recipe_refused", "/seed", "other: the seeds of a comparison are its own"),
-        (other(strategy="no such"), None, "invalid_request", "/strategy", "other: there is no strategy"),
-        (other(schedule={"fraction": 2}), None, "invalid_request", "/schedule/fraction", "other: "),
-        (other(stop={"sparsity": 0.9999999}), None, "recipe_refused", "/stop/sparsity", "other: sparsity"),
-        (other(training={"batch_size": 5000}), None, "recipe_refused", "/training/batch_size", "other: a batch"),
-        (other(training={"steps": 9}), None, "recipe_refused", "/training", "other trains 9 steps a round, and reset"),
-        (
-            *(other(training={"steps": 9}), {"steps_per_round": 50}),
-            *("recipe_refused", "/training/steps", "the budget sets training.steps to 50, and the recipe says"),
-        ),
-        (
-            *(other(training={"epochs": 9}), {"steps": 50}),
-            *("recipe_refused", "/training/epochs", "recipe says epochs 9"),
-        ),
-        (other(stop={"seconds": 9}), {"seconds": 5}, "recipe_refused", "/stop/seconds", "stop.seconds to 5"),
-        (
-            *(other(training={"loss": "mse"}), None),
-            *("recipe_refused", "/training/loss", "other: mse is for regression targets"),
-        ),
-    ],
-)
+FAULTS: list[tuple[dict[str, Any], dict[str, Any] | None, str, str, str]] = [
+    (other(seed=1), None, "recipe_refused", "/seed", "other: the seeds of a comparison are its own"),
+    (other(strategy="no such"), None, "invalid_request", "/strategy", "other: there is no strategy"),
+    (other(schedule={"fraction": 2}), None, "invalid_request", "/schedule/fraction", "other: "),
+    (other(stop={"sparsity": 0.9999999}), None, "recipe_refused", "/stop/sparsity", "other: sparsity"),
+    (other(training={"batch_size": 5000}), None, "recipe_refused", "/training/batch_size", "other: a batch"),
+    (other(training={"steps": 9}), None, "recipe_refused", "/training", "other trains 9 steps a round, and reset"),
+    (
+        *(other(training={"steps": 9}), {"steps_per_round": 50}),
+        *("recipe_refused", "/training/steps", "the budget sets training.steps to 50, and the recipe says"),
+    ),
+    (
+        *(other(training={"epochs": 9}), {"steps": 50}),
+        *("recipe_refused", "/training/epochs", "recipe says epochs 9"),
+    ),
+    (other(stop={"seconds": 9}), {"seconds": 5}, "recipe_refused", "/stop/seconds", "stop.seconds to 5"),
+    (
+        *(other(training={"loss": "mse"}), None),
+        *("recipe_refused", "/training/loss", "other: mse is for regression targets"),
+    ),
+]
+
+
 def test_a_fault_is_told_of_its_recipe(
-    client: TestClient,
-    asked: dict[str, Any],
-    refused: Refused,
-    recipe: Any,
-    budget: Any,
-    code: str,
-    field: str,
-    said: str,
+    client: TestClient, asked: dict[str, Any], refused: Refused, subtests: pytest.Subtests
 ) -> None:
-    posted = client.post("/v1/comparisons", json={**asked, "recipes": [RECIPES[0], recipe], "budget": budget})
-    problem = refused(posted, 422, code, f"/recipes/1/recipe{field}")
-    assert said in problem["detail"]
+    for recipe, budget, code, field, said in FAULTS:
+        with subtests.test(recipe=recipe, budget=budget):
+            posted = client.post("/v1/comparisons", json={**asked, "recipes": [RECIPES[0], recipe], "budget": budget})
+            problem = refused(posted, 422, code, f"/recipes/1/recipe{field}")
+            assert said in problem["detail"]
 
 
 def test_losses_of_different_tasks_are_not_compared(client: TestClient, bench: Any, refused: Refused) -> None:

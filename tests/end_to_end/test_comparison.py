@@ -19,6 +19,8 @@ from sklearn.datasets import load_digits
 
 from embedded.serve import Service
 
+pytestmark = pytest.mark.timeout(600)
+
 RECIPES: dict[str, Any] = {
     "reset": {"strategy": "lottery_ticket_reset", "stop": {"rounds": 2}},
     "continue": {"strategy": "lottery_ticket_continue", "stop": {"rounds": 2}},
