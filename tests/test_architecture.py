@@ -15,7 +15,8 @@ import pytest
         ("worker.supervisor", {"torch", "fastapi", "api"}),
         ("worker.sweeper", {"torch", "numpy", "fastapi", "api"}),
         ("migrations", {"torch", "numpy", "fastapi", "api", "pruning"}),
-        ("pruning.recipe, pruning.strategies, pruning.selection, pruning.recommending", {"torch", "sqlalchemy"}),
+        ("pruning.recipe, pruning.strategies, pruning.schedules, pruning.selection", {"torch", "sqlalchemy"}),
+        ("pruning.recommending, pruning.comparing", {"torch", "sqlalchemy"}),
     ],
 )
 def test_importing_one_part_leaves_others_out(python: str, imported: str, unwanted: set[str]) -> None:

@@ -124,6 +124,12 @@ def ids(job_id: str, client: TestClient) -> dict[str, str]:
         "delivery_id": delivery["id"],
         "key_id": made("keys", name="spare", scopes=["read"]),
         "project_id": made("projects", name="spare"),
+        "comparison_id": made(
+            "comparisons",
+            model=job["model"],
+            dataset=job["dataset"],
+            recipes=[{"recipe": {"strategy": "lottery_ticket_reset"}}],
+        ),
         "trust_rule_id": made(
             "trust_rules",
             name="ci",
