@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Self
 
 from espalier.access import Access
+from espalier.ci import CiKey
 from espalier.comparisons import Comparisons
 from espalier.errors import EspalierError
 from espalier.inputs import Inputs
@@ -60,8 +61,31 @@ class AsyncClient(Inputs, Jobs, Results, Comparisons, Webhooks, Access, Service)
             given = await stranger._transport.send("POST", "/v1/auth/token", json=body)
         return cls(url, given["access_token"], patience_seconds=patience_seconds, wire=wire)
 
+    @classmethod
+    def for_ci(
+        cls,
+        audience: str,
+        url: str | None = None,
+        *,
+        trust_rule: str | None = None,
+        patience_seconds: float = 60,
+        wire: Callable[..., Wire] = LoopWire,
+    ) -> Self:
+        """In a run of GitHub Actions with `permissions: {id-token: write}`: as `for_token`, with a token of the run's
+        own for `audience`, and again before the key ends, as long as the client lives.
+
+        Raises:
+            EspalierError: this run may not ask for tokens.
+        """
+        url = url or os.environ.get("ESPALIER_URL")
+        if not url:
+            raise EspalierError("give url, or set ESPALIER_URL")
+        made = cls.__new__(cls)
+        made._transport = Transport(wire, url, CiKey(wire, url, audience, trust_rule), patience_seconds)
+        return made
+
     async def close(self) -> None:
-        await self._transport.wire.close()
+        await self._transport.close()
 
     async def __aenter__(self) -> Self:
         return self

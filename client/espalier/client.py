@@ -37,6 +37,22 @@ class Client:
         )
         return made
 
+    @classmethod
+    def for_ci(
+        cls, audience: str, url: str | None = None, *, trust_rule: str | None = None, patience_seconds: float = 60
+    ) -> Self:
+        """In a run of GitHub Actions with `permissions: {id-token: write}`: as `for_token`, with a token of the run's
+        own for `audience`, and again before the key ends, as long as the client lives.
+
+        Raises:
+            EspalierError: this run may not ask for tokens.
+        """
+        made = cls.__new__(cls)
+        made._twin = AsyncClient.for_ci(
+            audience, url, trust_rule=trust_rule, patience_seconds=patience_seconds, wire=BlockingWire
+        )
+        return made
+
     close = blocking(AsyncClient.close)
 
     def __enter__(self) -> Self:

@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 import httpx2
 
+from espalier.ci import CiKey
 from espalier.errors import ApiError, EspalierError, Unreachable, api_error
 from espalier.patience import Patience
 from espalier.shapes import Problem
@@ -21,25 +22,32 @@ T = TypeVar("T")
 
 
 class Transport:
-    def __init__(self, wire: Callable[..., Wire], url: str, api_key: str, patience_seconds: float) -> None:
+    """`api_key` may be one that is renewed: asked for before each request."""
+
+    def __init__(self, wire: Callable[..., Wire], url: str, api_key: str | CiKey, patience_seconds: float) -> None:
         self.patience_seconds = patience_seconds
+        self._key = api_key
         self._url = _checked(url)
         self._met_versions: set[str] = set()
         self.wire = wire(
             base_url=self._url,
-            headers={
-                "Authorization": f"Bearer {api_key.strip()}",  # a file that holds a key ends in a newline
-                "User-Agent": f"espalier/{VERSION}",
-            },
+            headers={"User-Agent": f"espalier/{VERSION}"},
             # Between two reads or writes, not for a whole body; the service may validate before it answers.
             timeout=httpx2.Timeout(60, connect=10),
         )
 
+    async def close(self) -> None:
+        await self.wire.close()
+        if isinstance(self._key, CiKey):
+            await self._key.close()
+
     @asynccontextmanager
     async def stream(self, method: str, path: str, **request: Any) -> AsyncIterator[httpx2.Response]:
         """One request, once; its answer's body is still to be read. Raises ApiError and Unreachable."""
+        key = self._key.strip() if isinstance(self._key, str) else await self._key.key()
+        headers = {**(request.pop("headers", None) or {}), "Authorization": f"Bearer {key}"}
         try:
-            async with self.wire.stream(method, path, **request) as response:
+            async with self.wire.stream(method, path, headers=headers, **request) as response:
                 warn_once(response.headers.get(HEADER), self._met_versions)
                 if not response.is_success and response.status_code != 304:
                     await self.wire.read(response)

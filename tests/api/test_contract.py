@@ -43,6 +43,7 @@ NOT_IN_A_SCHEMA = {
     "GET /links": "its token is signed",
     "POST /v1/auth/token": "its token is signed",
     "POST /v1/jobs": "a recipe's fields depend on each other, and on the strategy that fills them in",
+    "POST /v1/comparisons": "the same, of each recipe; and either recipes or a grid",
     "POST /v1/models": "what a format needs beside it, or forbids",
     "POST /v1/datasets": "no body beside upload=",
     "POST /v1/keys": "expires_at is to come",

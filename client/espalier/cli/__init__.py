@@ -18,6 +18,7 @@ from espalier.cli.login import login
 from espalier.cli.ordering import jobs, watch
 from espalier.cli.pruning import prune
 from espalier.cli.results import download, verify
+from espalier.cli.summing import summary
 from espalier.version import VERSION
 
 
@@ -35,7 +36,7 @@ def cli() -> None:
 
 for command in (prune, watch, jobs, compare, download, verify, export, dataset, models, datasets, strategies):
     cli.add_command(command)
-for command in (serve, login, completion):
+for command in (summary, serve, login, completion):
     cli.add_command(command)
 
 

@@ -48,7 +48,7 @@ def connected(command: Callable[Concatenate[Client, Output, P], int | None]) -> 
     def call(
         output: Output, /, *args: Any, url: str | None, api_key: str | None, patience: float, **kwargs: Any
     ) -> int | None:
-        with Client(*settings.resolved(url, api_key), patience_seconds=patience) as client:
+        with settings.client_of(url, api_key, patience) as client:
             return command(client, output, *args, **kwargs)
 
     return call

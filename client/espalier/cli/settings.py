@@ -6,15 +6,38 @@ import json
 import os
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import click
 
+from espalier.client import Client
 from espalier.errors import EspalierError
 
 
 def path() -> Path:
     """Under XDG_CONFIG_HOME, or where the system keeps such files."""
     return Path(click.get_app_dir("espalier")) / "config.toml"
+
+
+def client_of(url: str | None, api_key: str | None, patience_seconds: float) -> Client:
+    """With a key; without one, in a CI run, with what its OIDC token is exchanged for: ESPALIER_OIDC_AUDIENCE says for
+    whom GitHub Actions makes tokens, ESPALIER_OIDC_TOKEN is one from elsewhere.
+
+    Raises:
+        EspalierError: the service, or the key, is nowhere.
+    """
+    audience, token = os.environ.get("ESPALIER_OIDC_AUDIENCE"), os.environ.get("ESPALIER_OIDC_TOKEN")
+    if api_key or os.environ.get("ESPALIER_API_KEY") or not (audience or token):
+        return Client(*resolved(url, api_key), patience_seconds=patience_seconds)
+    url, _ = resolved(url, "none")
+    more: dict[str, Any] = {
+        "trust_rule": os.environ.get("ESPALIER_TRUST_RULE") or None,
+        "patience_seconds": patience_seconds,
+    }
+    if token:
+        return Client.for_token(token, url, **more)
+    assert audience
+    return Client.for_ci(audience, url, **more)
 
 
 def resolved(url: str | None, api_key: str | None) -> tuple[str, str]:
