@@ -5,13 +5,16 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve backup restore test contract chaos fuzz bench screenshots check format clean
+.PHONY: help demo pictures serve backup restore test contract chaos fuzz bench screenshots check format clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 demo: $(VENV)/demo ## set up, start the service, prune real networks over HTTP, show the results
 	$(BIN)/python examples/demo.py
+
+pictures: demo ## run the demo, and put its pictures into docs/
+	cp $(or $(ESPALIER_DATA_DIR),var)/demo/accuracy.png $(or $(ESPALIER_DATA_DIR),var)/demo/comparison.png docs/
 
 serve: $(VENV)/demo ## run the whole service on this machine, data in ./var (ESPALIER_DATA_DIR)
 	$(BIN)/espalier-server

@@ -30,6 +30,9 @@ from api.routes import (
     artifacts,
     audit,
     catalogue,
+    comparison_pictures,
+    comparison_results,
+    comparisons,
     datasets,
     health,
     job_progress,
@@ -129,6 +132,8 @@ def _v1() -> APIRouter:
         reports,
         artifacts,
     ):
+        v1.include_router(resource.router)
+    for resource in (comparisons, comparison_results, comparison_pictures):
         v1.include_router(resource.router)
     for resource in (links, provenance, catalogue, workers, projects, keys, trust_rules, audit, webhooks):
         v1.include_router(resource.router)

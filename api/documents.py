@@ -107,6 +107,7 @@ class JobDocument(BaseModel):
     done: bool = Field(description="the status is final")
     conclusion: Literal["passed", "gate_failed", "error", "canceled", "timed_out"] | None
     retried_from: str | None = Field(description="the job that this one does again")
+    comparison: str | None = Field(description="that it is a part of")
     model: str
     dataset: str
     recipe: Json = Field(description="in full: what was left out is filled in")

@@ -15,6 +15,18 @@ BODIES: dict[str, dict[str, Any]] = {
         "gates": [{"metric": "accuracy", "op": ">=", "value": 0.95}],
         "metadata": {"sha": "1a2b3c"},
     },
+    "ComparisonRequest": {
+        "model": "mdl_06h0z5t89s5ksfwq8zv410bhfp",
+        "dataset": "ds_06h0z5tbwk1amdbeqx66smnmrv",
+        "recipes": [
+            {"name": "reset", "recipe": {"strategy": "lottery_ticket_reset", "stop": {"rounds": 5}}},
+            {"name": "continue", "recipe": {"strategy": "lottery_ticket_continue", "stop": {"rounds": 5}}},
+        ],
+        "seeds": [0, 1, 2],
+        "budget": {"steps_per_round": 500},
+        "controls": ["random_mask"],
+        "goal": {"metric": "accuracy", "keep_ratio": 0.99, "want": "smallest"},
+    },
     "JobChange": {"metadata": {"branch": "main", "draft": None}, "priority": 10},
     "LinkRequest": {"expires_in_seconds": 600},
     "ProjectRequest": {"name": "vision", "quotas": {"live_jobs": 10, "stored_bytes": 50_000_000_000}},

@@ -29,6 +29,7 @@ def _document(job: Job, around: Surroundings) -> JobDocument:
         done=JobStatus(job.status).is_terminal,
         conclusion=job.conclusion,
         retried_from=job.retried_from,
+        comparison=job.comparison_id,
         model=job.model_id,
         dataset=job.dataset_id,
         recipe=job.recipe,
@@ -68,33 +69,41 @@ def _document(job: Job, around: Surroundings) -> JobDocument:
 
 
 def _progress(job: Job, around: Surroundings) -> Progress:
-    """Every entry counts alike: round 0, the numbered rounds, and the final entry where the recipe makes one."""
-    finally_ = job.recipe.get("finally", {})
-    has_final = finally_.get("weights", "none") != "none" or finally_.get("train", False)
-    num_entries = job.planned_rounds + 1 + has_final
-    num_stored = job.last_position + 1
+    num_entries, num_done = _num_entries(job), _num_done(job)
     live = job.progress or {}
-    # Right after a round was stored, the last renewal still tells of that one.
-    trains_next = bool(live) and live["round"] in (num_stored, None)
-    within = live["step"] / live["steps"] if trains_next else 0.0
-
     latest: EntryName | None = None
-    if trains_next:
+    if _trains_next(job):
         latest = entry_name(live["round"])
-    elif num_stored > 0:
+    elif job.last_position >= 0:
         latest = entry_name(around.round_numbers[job.last_position])
 
     eta_seconds = None
-    done_in_attempt = around.num_rounds_of_attempt + within
+    done_in_attempt = around.num_rounds_of_attempt + num_done - (job.last_position + 1)
     if job.status == JobStatus.RUNNING and around.attempts and done_in_attempt > 0:
         elapsed_seconds = around.read_at - around.attempts[-1].started_at
-        left = max(0.0, num_entries - num_stored - within)
-        eta_seconds = round(elapsed_seconds / done_in_attempt * left, 1)
+        eta_seconds = round(elapsed_seconds / done_in_attempt * max(0.0, num_entries - num_done), 1)
+    return Progress(round=latest, rounds=job.planned_rounds, fraction=fraction_of(job), eta_seconds=eta_seconds)
 
-    succeeded = job.status == JobStatus.SUCCEEDED
-    return Progress(
-        round=latest,
-        rounds=job.planned_rounds,
-        fraction=1.0 if succeeded else min(1.0, (num_stored + within) / num_entries),
-        eta_seconds=eta_seconds,
-    )
+
+def fraction_of(job: Job) -> float:
+    """Of the job that is done. Every entry counts alike: round 0, the numbered rounds, and the final entry where the
+    recipe makes one."""
+    return 1.0 if job.status == JobStatus.SUCCEEDED else min(1.0, _num_done(job) / _num_entries(job))
+
+
+def _num_entries(job: Job) -> int:
+    finally_ = job.recipe.get("finally", {})
+    has_final = finally_.get("weights", "none") != "none" or finally_.get("train", False)
+    return job.planned_rounds + 1 + int(has_final)
+
+
+def _num_done(job: Job) -> float:
+    """Stored entries, and the part of the one that trains."""
+    live = job.progress or {}
+    return job.last_position + 1 + (live["step"] / live["steps"] if _trains_next(job) else 0.0)
+
+
+def _trains_next(job: Job) -> bool:
+    """Right after a round was stored, the last renewal still tells of that one."""
+    live = job.progress or {}
+    return bool(live) and live["round"] in (job.last_position + 1, None)

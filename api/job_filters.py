@@ -52,7 +52,7 @@ async def _filters(
     created_after: Annotated[AwareDatetime | None, Query(description="RFC 3339, such as 2026-01-31T12:00:00Z")] = None,
     created_before: Annotated[AwareDatetime | None, Query(description="RFC 3339")] = None,
 ) -> list[ColumnElement[bool]]:
-    conditions = [labels.has(project_id, key, value) for key, value in _labels(request)]
+    conditions = [labels.has(project_id, key, value) for key, value in labels_asked_for(request)]
     if status:
         conditions.append(Job.status.in_(status))
     if conclusion:
@@ -72,7 +72,7 @@ JobFilters = Annotated[list[ColumnElement[bool]], Depends(_filters)]
 """A parameter of a route."""
 
 
-def _labels(request: Request) -> list[tuple[str, str]]:
+def labels_asked_for(request: Request) -> list[tuple[str, str]]:
     found = []
     for name, value in request.query_params.multi_items():
         if not (named := _LABEL.fullmatch(name)):

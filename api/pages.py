@@ -11,10 +11,10 @@ from sqlalchemy.orm import Session
 
 from api.problems import Problem
 from store import listing
-from store.tables import Dataset, Job, Model, TrustRule, Webhook
+from store.tables import Comparison, Dataset, Job, Model, TrustRule, Webhook
 
 Document = TypeVar("Document")
-Row = TypeVar("Row", Model, Dataset, Job, TrustRule, Webhook)
+Row = TypeVar("Row", Model, Dataset, Job, TrustRule, Webhook, Comparison)
 
 _ID = re.compile(r"[a-z]{2,4}_[0-9a-z]{1,32}")
 

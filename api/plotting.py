@@ -95,7 +95,7 @@ def _scale(axes: Axes, picture: Picture) -> None:
     margin = max(1.02, (1 / least) ** 0.05) if least < 1 else 1.25
     axes.set_xscale("log")
     axes.set_xlim(margin, least / margin)
-    axes.xaxis.set_major_locator(FixedLocator(_ticks(least)))
+    axes.xaxis.set_major_locator(FixedLocator(ticks(least)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda left, _: f"{percent(left)}\n{percent(1 - left)}"))
     values = [p.validation for p in picture.points] + [p.test for p in picture.points if p.test is not None]
@@ -114,7 +114,7 @@ def _selected(picture: Picture) -> str:
     return "no round is selected yet"
 
 
-def _ticks(least: float) -> list[float]:
+def ticks(least: float) -> list[float]:
     """100%, 50%, 20%, 10%, ... down to what is left at last; every tenth where little is removed."""
     if least > 0.35:
         return [tenth / 10 for tenth in range(10, int(least * 10) - 1, -1)]

@@ -34,7 +34,7 @@ def param_of(location: Sequence[str | int], body: Any) -> str | None:
     """`("body", "recipe", "stop")` -> `/recipe/stop`; `("query", "limit")` -> `query:limit`."""
     where, *path = location
     if where == "body":
-        return pointer(_within(path, body))
+        return pointer(within(path, body))
     return f"{where}:{path[0]}" if path else None
 
 
@@ -43,7 +43,7 @@ def pointer(path: Sequence[str | int]) -> str:
     return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in path)
 
 
-def _within(path: Sequence[str | int], body: Any) -> list[str | int]:
+def within(path: Sequence[str | int], body: Any) -> list[str | int]:
     """The path without pydantic's own steps, which name the branch of a union: they lead into no object or array.
 
     What a strategy filled in is absent from the body; such steps are fields, and stay.

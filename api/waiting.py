@@ -1,4 +1,4 @@
-"""Who waits for jobs to change: any number of clients at no thread each, by one query every half second.
+"""Who waits for jobs or comparisons to change: any number of clients at no thread each, by a query every half second.
 
 One task of the process asks for the versions of all jobs that somebody waits for, and wakes those whose job has
 changed. Nobody waits: no query. Rows change in other processes, so that asking is what works on both databases; a
@@ -20,6 +20,7 @@ from typing import Any
 from anyio import CapacityLimiter, to_thread
 from sqlalchemy import select
 
+from store import comparisons
 from store.database import AWAY, Database
 from store.tables import Job
 
@@ -30,11 +31,11 @@ MAX_WAITING = 5000
 """Of one process; who comes then is answered at once, as who does not wait."""
 
 Version = tuple[int, int]
-"""A job's version, and how many events it has."""
+"""A job's version, and how many events it has; a comparison's own version, and the sum of its jobs'."""
 
 
 class Watch:
-    """One job that somebody waits for."""
+    """One job or comparison that somebody waits for."""
 
     def __init__(self) -> None:
         self.num_waiting = 0
@@ -120,10 +121,14 @@ class Waiting:
             # A slow database is asked less often.
             await asyncio.sleep(max(POLL_SECONDS, 2 * (time.monotonic() - began_at)))
 
-    def _versions(self, job_ids: list[str]) -> dict[str, Version]:
-        wanted = select(Job.id, Job.version, Job.num_events).where(Job.id.in_(job_ids))
+    def _versions(self, row_ids: list[str]) -> dict[str, Version]:
+        wholes = [row_id for row_id in row_ids if row_id.startswith("cmp_")]
+        wanted = select(Job.id, Job.version, Job.num_events).where(Job.id.in_(set(row_ids).difference(wholes)))
         with self._database.reading() as session:
-            return {row.id: (row.version, row.num_events) for row in session.execute(wanted)}
+            found: dict[str, Version] = {row.id: (row.version, row.num_events) for row in session.execute(wanted)}
+            for row in comparisons.versions(session, wholes) if wholes else ():
+                found[row[0]] = (row[1], int(row[2]))
+        return found
 
     def _compare(self, watched: list[str], versions: dict[str, Version]) -> None:
         """A job that is gone has changed, too. The first look wakes as well: what a waiter has read meanwhile may be

@@ -1,10 +1,11 @@
-"""Espalier in one minute: two networks, three pruning algorithms, all over HTTP.
+"""Espalier in one minute: two networks, three pruning algorithms, all over HTTP; then the same three, compared.
 
     .venv/bin/python examples/demo.py
 
 Starts a service for itself, exports two networks whose classes the service has never seen, has them trained and pruned
 on scikit-learn's digits, and checks what comes back: the weights load into the user's own modules, are zero where the
 masks say, and are as accurate as the service reported; and the pruned program, without its class, computes the same.
+Last it asks which of the three to take for one network, over two seeds and beside two controls (`comparing.py`).
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from comparing import compare, is_sound
 from digits import SCALE, Split, load_splits
-from espalier import Client, EspalierError, Job, Round, export_model, read_masks
+from espalier import Client, Dataset, EspalierError, Job, Model, Round, export_model, read_masks
 from networks import LeNet, Sapling, initialised
 from pictures import Following, console, draw_curves, print_rounds, selected
 from pydantic import SecretStr
@@ -70,13 +72,17 @@ def main() -> int:
     with Service(Settings(port=0, api_key=SecretStr(api_key))) as service, Client(service.url, api_key) as client:
         console.print(f"A service of its own answers at {service.url} (after {time.monotonic() - started_at:.0f} s).\n")
         splits = load_splits()
-        jobs = post_jobs(client, splits)
+        dataset, models = upload(client, splits)
+        jobs = post_jobs(client, dataset, models)
         results = follow_jobs(client, jobs)
         for study, job, rounds in results:
             print_rounds(study.strategy, job, rounds)
         agreed = [verify(client, study, job, rounds, splits["test"], folder) for study, job, rounds in results]
+        agreed.append(is_sound(compare(client, models[LeNet], dataset, folder)))
     draw_curves([(study.strategy, job, rounds) for study, job, rounds in results], folder)
-    console.print(f"\nCurves: {folder}/accuracy.png and .svg. Networks, masks and tickets: {folder}/<strategy>/.")
+    console.print(
+        f"\nCurves: {folder}/accuracy.png, comparison.png (and .svg). Networks and all: {folder}/<strategy>/."
+    )
     console.print(f"All of it took {time.monotonic() - started_at:.0f} s. `make serve` keeps a service running;")
     console.print(f"the API key in {folder}/api_key opens it, with these jobs still there.")
     return 0 if all(agreed) else 1
@@ -91,8 +97,8 @@ def own_key(path: Path) -> str:
     return path.read_text()
 
 
-def post_jobs(client: Client, splits: dict[str, Split]) -> list[tuple[Study, Job]]:
-    """Upload the data and each network, exported, and post one job per study."""
+def upload(client: Client, splits: dict[str, Split]) -> tuple[Dataset, dict[type[nn.Module], Model]]:
+    """The data, and each network, exported."""
     dataset = client.upload_dataset(splits, name="digits")
     images = torch.from_numpy(splits["train"][0][:2]) * SCALE
     models = {}
@@ -100,6 +106,11 @@ def post_jobs(client: Client, splits: dict[str, Split]) -> list[tuple[Study, Job
         with tempfile.TemporaryDirectory() as scratch:
             program = export_model(first_weights(network), images, Path(scratch) / f"{network.__name__}.pt2")
             models[network] = client.upload_model(program)
+    return dataset, models
+
+
+def post_jobs(client: Client, dataset: Dataset, models: dict[type[nn.Module], Model]) -> list[tuple[Study, Job]]:
+    """One job per study."""
     jobs = []
     for study in STUDIES:
         recipe = {"strategy": study.strategy, **study.recipe}

@@ -6,7 +6,7 @@ import secrets
 import time
 from typing import Literal
 
-Prefix = Literal["prj", "key", "mdl", "ds", "job", "art", "upl", "req", "tr", "aud", "wh", "dlv"]
+Prefix = Literal["prj", "key", "mdl", "ds", "job", "art", "upl", "req", "tr", "aud", "wh", "dlv", "cmp"]
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32, lower case: no i, l, o, u to misread
 

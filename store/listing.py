@@ -16,6 +16,7 @@ from store.tables import (
     Attempt,
     AuditEntry,
     Blob,
+    Comparison,
     Dataset,
     Job,
     JobStatus,
@@ -25,7 +26,7 @@ from store.tables import (
     Webhook,
 )
 
-Listed = TypeVar("Listed", Model, Dataset, Job, ApiKey, TrustRule, AuditEntry, Webhook)
+Listed = TypeVar("Listed", Model, Dataset, Job, ApiKey, TrustRule, AuditEntry, Webhook, Comparison)
 
 
 Lock = Literal["refer", "change"]

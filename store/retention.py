@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from store import listing
 from store.database import moment, now
+from store.reopening import reopen
 from store.tables import Artifact, Event, Job, JobStatus
 
 BATCH = 20
@@ -75,4 +76,5 @@ def delete_job(session: Session, project_id: str, job_id: str) -> bool:
     if not JobStatus(job.status).is_terminal:
         raise StillLive(JobStatus(job.status))
     session.execute(delete(Job).where(Job.id == job.id).execution_options(synchronize_session=False))
+    reopen(session, job.comparison_id)
     return True

@@ -6,6 +6,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from store import jobs, listing
+from store.reopening import reopen
 from store.tables import Job, JobStatus
 from store.transitions import RETRY, InvalidTransition
 
@@ -13,6 +14,7 @@ ASKED = (
     *("project_id", "model_id", "dataset_id", "recipe", "gates", "select", "artifacts", "pool", "priority"),
     *("max_failures", "queue_timeout_seconds", "deadline_seconds", "options", "planned_rounds"),
     *("keep_rounds", "expires_in_seconds"),
+    *("comparison_id", "comparison_recipe"),
 )
 """Columns that a retry shares with its job; all others tell of one life."""
 
@@ -34,4 +36,5 @@ def retry(session: Session, project_id: str, job_id: str) -> tuple[Job, bool] | 
     if (again := session.scalar(live)) is not None:
         return again, False
     asked = {name: getattr(job, name) for name in ASKED}
+    reopen(session, job.comparison_id)
     return jobs.submit(session, **asked, retried_from=job.id), True

@@ -20,6 +20,7 @@ from store.access_tables import AuditEntry as AuditEntry
 from store.access_tables import ExchangedToken as ExchangedToken
 from store.access_tables import Project as Project
 from store.access_tables import TrustRule as TrustRule
+from store.comparison_tables import Comparison as Comparison
 from store.request_tables import IdempotencyKey as IdempotencyKey
 from store.request_tables import Upload as Upload
 from store.request_tables import UploadPart as UploadPart
@@ -149,6 +150,7 @@ class Job(Leased, Base):
         Index(None, "model_id"),
         Index(None, "dataset_id"),
         Index(None, "retried_from"),
+        Index(None, "comparison_id"),
     )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
@@ -176,6 +178,10 @@ class Job(Leased, Base):
     traceparent: Mapped[str | None] = mapped_column(String(60), default=None)
     """W3C Trace Context of the request that made the job; its attempts are spans of that trace."""
     retried_from: Mapped[str | None] = mapped_column(ForeignKey("jobs.id", ondelete="SET NULL"), default=None)
+    comparison_id: Mapped[str | None] = mapped_column(ForeignKey("comparisons.id", ondelete="SET NULL"), default=None)
+    """That it is a part of; of several with one recipe and seed, the newest is the part: the others were retried."""
+    comparison_recipe: Mapped[int | None] = mapped_column(default=None)
+    """Index of its recipe there."""
 
     status: Mapped[str] = mapped_column(String(20))
     conclusion: Mapped[str | None] = mapped_column(String(20), default=None)

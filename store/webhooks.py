@@ -34,6 +34,9 @@ EventType = Literal[
     "job.failed",
     "job.canceled",
     "round.stored",
+    "comparison.succeeded",
+    "comparison.failed",
+    "comparison.canceled",
 ]
 EVENTS: tuple[str, ...] = get_args(EventType)
 ALL = "*"
@@ -51,6 +54,11 @@ class TooMany(Exception):
 
 
 def tell(session: Session, project_id: str, type_: str, job_id: str, **data: Any) -> None:
+    """Of a job: see `tell_of`."""
+    tell_of(session, project_id, type_, job=job_id, **data)
+
+
+def tell_of(session: Session, project_id: str, type_: str, **data: Any) -> None:
     """To every enabled webhook of the project that listens to `type_`: one statement, no rows where none does.
 
     KEY SHARE closes the race with a deletion: a webhook that is being deleted is waited for and then left out. Without
@@ -59,8 +67,9 @@ def tell(session: Session, project_id: str, type_: str, job_id: str, **data: Any
     """
     if type_ in EVENTS:
         listens = or_(*(Webhook.events.contains(f" {event} ", autoescape=True) for event in (type_, ALL)))
-        told = {"job": job_id, "project": project_id, **data}
-        _write(session, type_, told, Webhook.project_id == project_id, Webhook.enabled, listens)
+        _write(
+            session, type_, {"project": project_id, **data}, Webhook.project_id == project_id, Webhook.enabled, listens
+        )
 
 
 def ping(session: Session, webhook: Webhook) -> Delivery:

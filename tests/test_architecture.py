@@ -16,6 +16,7 @@ import pytest
         ("worker.sweeper", {"torch", "numpy", "fastapi", "api"}),
         ("migrations", {"torch", "numpy", "fastapi", "api", "pruning"}),
         ("pruning.recipe, pruning.strategies, pruning.schedules, pruning.selection", {"torch", "sqlalchemy"}),
+        ("pruning.recommending, pruning.comparing", {"torch", "sqlalchemy"}),
     ],
 )
 def test_importing_one_part_leaves_others_out(python: str, imported: str, unwanted: set[str]) -> None:

@@ -17,7 +17,7 @@ from store.blobs import BlobsAway, BlobStore, open_blobs
 from store.database import AWAY, Database
 from store.queue import Bell
 from store.settings import Settings
-from worker import retention
+from worker import conclusions, retention
 from worker.webhooks import Sender
 
 log = logging.getLogger("sweeper")
@@ -80,6 +80,13 @@ def drop_artifacts(database: Database) -> None:
         dropped = retention.drop_artifacts(session)
     if dropped:
         log.info("%d artifacts dropped", dropped)
+
+
+def conclude(database: Database) -> None:
+    with database.transaction() as session:
+        ended = conclusions.conclude_comparisons(session)
+    if ended:
+        log.info("%d comparisons have ended", ended)
 
 
 def expire_keys(database: Database) -> None:
@@ -154,6 +161,7 @@ def main() -> None:
     while not stop.wait(settings.sweep_seconds):
         went_well = survives(partial(sweep, database, bell))
         survives(partial(drop_artifacts, database))
+        survives(partial(conclude, database))
         survives(partial(clear_deliveries, database))
         survives(partial(expire_keys, database))
         survives(partial(expire_audit_log, database, settings.audit_days))

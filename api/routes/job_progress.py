@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 import time
@@ -17,6 +16,7 @@ from api.auth import KeyedRoute, ProjectId
 from api.conditional import is_current
 from api.documents import EventDocument, JobDocument
 from api.job_documents import job_documents
+from api.long_polls import answered, is_set
 from api.pages import Limit, Page, RowId, found
 from api.polled import Shown, Stamp
 from api.problems import EVERYWHERE, Problem, documented
@@ -27,11 +27,9 @@ from store.tables import Job, JobStatus
 
 router = APIRouter(tags=["jobs"], route_class=KeyedRoute)
 
-MAX_WAIT_SECONDS = 60
 HEARTBEAT_SECONDS = 15.0
 STREAM_SECONDS = 900.0
 """Then a stream ends, and its client goes on in a new one: a key that was taken away opens none."""
-_WAIT = re.compile(r"\s*wait\s*=\s*\"?(\d{1,9})\"?\s*", re.IGNORECASE)
 _NOT_STORED = {"Cache-Control": "no-store"}
 
 
@@ -63,23 +61,7 @@ async def get_job(
     async def read() -> Shown:
         return await run_in_threadpool(_show, services, project_id, job_id)
 
-    wait_seconds = _asked_to_wait(prefer)
-    if wait_seconds is None or "if-none-match" not in request.headers:
-        return _answer(request, await read())
-    until = time.monotonic() + wait_seconds
-    with services.waiting.watching(job_id) as watch:
-        if watch is None:
-            return _answer(request, await read())
-        changed = watch.changed
-        shown = await read()
-        while not shown.done and is_current(request, shown.etag) and not services.waiting.is_over:
-            if not await _is_set(changed, request, until - time.monotonic()):
-                break
-            changed = watch.changed
-            shown = await watch.once(project_id, read)
-    answer = _answer(request, shown)
-    answer.headers["Preference-Applied"] = f"wait={wait_seconds}"
-    return answer
+    return await answered(request, services.waiting, project_id, job_id, prefer, read, _answer)
 
 
 def _show(services: Services, project_id: str, job_id: str) -> Shown:
@@ -108,26 +90,6 @@ def _answer(request: Request, shown: Shown) -> Response:
     if is_current(request, shown.etag):
         return Response(status_code=304, headers=headers)
     return Response(shown.body, headers=headers, media_type="application/json")
-
-
-def _asked_to_wait(prefer: str | None) -> int | None:
-    """Seconds, of RFC 7240's `wait`; other preferences are none of ours, and none is ever an error."""
-    for preference in (prefer or "").split(","):
-        if waits := _WAIT.fullmatch(preference.partition(";")[0]):
-            return min(int(waits[1]), MAX_WAIT_SECONDS)
-    return None
-
-
-async def _is_set(changed: asyncio.Event, request: Request, seconds: float) -> bool:
-    """Before so many seconds have passed. What is waited is no time that the service took (`api.observed`)."""
-    began_at, state = time.monotonic(), request.scope["state"]
-    try:
-        await asyncio.wait_for(changed.wait(), max(seconds, 0))
-    except TimeoutError:
-        return False
-    finally:
-        state["waited_seconds"] = state.get("waited_seconds", 0.0) + time.monotonic() - began_at
-    return True
 
 
 @router.get(
@@ -207,7 +169,7 @@ async def _stream(
                 continue
             if is_done or changed is None or services.waiting.is_over:
                 return
-            if not await _is_set(changed, request, HEARTBEAT_SECONDS):
+            if not await is_set(changed, request, HEARTBEAT_SECONDS):
                 yield b": still here\n\n"
 
 

@@ -11,6 +11,7 @@ with Client("http://127.0.0.1:8000", api_key) as client:
 from espalier.applying import Applied, apply
 from espalier.asynchronous import AsyncClient
 from espalier.client import Client
+from espalier.comparisons import ComparisonFailed
 from espalier.errors import (
     ApiError,
     ApplyError,
@@ -68,6 +69,7 @@ __all__ = [
     "AsyncClient",
     "AuditEntry",
     "Client",
+    "ComparisonFailed",
     "Conflict",
     "Dataset",
     "Delivery",

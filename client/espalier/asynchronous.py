@@ -8,6 +8,7 @@ from typing import Self
 
 from espalier.access import Access
 from espalier.ci import CiKey
+from espalier.comparisons import Comparisons
 from espalier.errors import EspalierError
 from espalier.inputs import Inputs
 from espalier.jobs import Jobs
@@ -18,7 +19,7 @@ from espalier.webhooks import Webhooks
 from espalier.wires import LoopWire, Wire
 
 
-class AsyncClient(Inputs, Jobs, Results, Webhooks, Access, Service):
+class AsyncClient(Inputs, Jobs, Results, Comparisons, Webhooks, Access, Service):
     """`url` and `api_key` default to ESPALIER_URL and ESPALIER_API_KEY.
 
     What may be sent twice is, for `patience_seconds`, where the service is away: reads, verbs, and what it then makes

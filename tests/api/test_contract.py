@@ -45,6 +45,7 @@ NOT_IN_A_SCHEMA = {
     "GET /links": "its token is signed",
     "POST /v1/auth/token": "its token is signed",
     "POST /v1/jobs": "a recipe's fields depend on each other, and on the strategy that fills them in",
+    "POST /v1/comparisons": "the same, of each recipe; and either recipes or a grid",
     "POST /v1/models": "what a format needs beside it, or forbids",
     "POST /v1/datasets": "no body beside upload=",
     "POST /v1/keys": "expires_at is to come",
@@ -126,6 +127,12 @@ def ids(job_id: str, client: TestClient) -> dict[str, str]:
         "delivery_id": delivery["id"],
         "key_id": made("keys", name="spare", scopes=["read"]),
         "project_id": made("projects", name="spare"),
+        "comparison_id": made(
+            "comparisons",
+            model=job["model"],
+            dataset=job["dataset"],
+            recipes=[{"recipe": {"strategy": "lottery_ticket_reset"}}],
+        ),
         "trust_rule_id": made(
             "trust_rules",
             name="ci",

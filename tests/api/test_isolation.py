@@ -34,7 +34,13 @@ MATRIX = {
         *("GET /links", "POST /v1/auth/token"),  # a signed link, and a CI's token, are keys of their own
     ],
     "read": [
-        *(f"GET /v1/{kind}" for kind in ("models", "datasets", "jobs", "strategies", "capabilities")),
+        *(f"GET /v1/{kind}" for kind in ("models", "datasets", "jobs", "comparisons", "strategies")),
+        *("GET /v1/capabilities", "GET /v1/comparisons/{comparison_id}"),
+        *(
+            f"GET /v1/comparisons/{{comparison_id}}/{part}"
+            for part in ("table", "table.csv", "front", "recommendation")
+        ),
+        *(f"GET /v1/comparisons/{{comparison_id}}/{part}" for part in ("plot.svg", "plot.png", "summary.md")),
         *("GET /v1/models/{model_id}", "GET /v1/datasets/{dataset_id}", "GET /v1/jobs/{job_id}"),
         *(f"GET /v1/jobs/{{job_id}}/{part}" for part in ("events", "rounds", "rounds/{number}", "artifacts", "report")),
         *(f"GET /v1/jobs/{{job_id}}/{part}" for part in ("pareto", "pareto.csv", "plot.svg", "plot.png")),
@@ -52,6 +58,8 @@ MATRIX = {
         *(f"POST /v1/webhooks/{{webhook_id}}/{part}" for part in ("ping", "rotate")),
         "POST /v1/webhooks/{webhook_id}/deliveries/{delivery_id}/redeliver",
         *(f"POST /v1/jobs/{{job_id}}/{verb}" for verb in ("cancel", "pause", "resume", "retry")),
+        *(f"POST /v1/comparisons/{{comparison_id}}/{verb}" for verb in ("cancel", "pause", "resume", "retry")),
+        *("POST /v1/comparisons", "DELETE /v1/comparisons/{comparison_id}"),
     ],
     "ops": ["GET /v1/workers", "GET /metrics"],
     "admin": [
@@ -77,6 +85,7 @@ PREFIXES: dict[str, Prefix] = {
     "trust_rule_id": "tr",
     "webhook_id": "wh",
     "delivery_id": "dlv",
+    "comparison_id": "cmp",
 }
 NEVER = {name: new_id(prefix) for name, prefix in PREFIXES.items()}
 BODIES: dict[str, Any] = {"rotate": {}, "PATCH": {"name": "another"}}
@@ -89,6 +98,7 @@ def ids(client: TestClient, posted: Posted, bench: Any) -> Ids:
     job = posted()
     bench.store_round(bench.claim(), 0, 0.9, 0.0)
     artifacts = client.get(f"/v1/jobs/{job['id']}/artifacts").json()["data"]
+    asked = {"model": job["model"], "dataset": job["dataset"], "recipes": [{"recipe": job["recipe"] | {"seed": None}}]}
     webhook = client.post("/v1/webhooks", json={"url": "https://example.com", "events": ["job.failed"]}).json()
     return {
         "model_id": job["model"],
@@ -99,6 +109,7 @@ def ids(client: TestClient, posted: Posted, bench: Any) -> Ids:
         "webhook_id": webhook["id"],
         "delivery_id": client.post(f"/v1/webhooks/{webhook['id']}/ping").json()["id"],
         "number": "0",
+        "comparison_id": client.post("/v1/comparisons", json=asked).json()["id"],
         "project_id": client.get("/v1/projects").json()["data"][0]["id"],
         "key_id": client.post("/v1/keys", json={"name": "k", "scopes": ["read"]}).json()["id"],
         "trust_rule_id": client.post("/v1/trust_rules", json=TRUST_RULE).json()["id"],
@@ -204,20 +215,30 @@ def test_to_its_own_project_every_one_of_these_rows_is_there(
                 assert response.status_code == 201
             elif "/sensitivity" in path:
                 assert (response.status_code, response.json()["code"]) == (409, "no_sensitivity")
-            elif method == "DELETE" and ("keys" in path or "trust_rules" in path):
+            elif method == "DELETE" and any(kind in path for kind in ("keys", "trust_rules", "comparisons")):
                 assert response.status_code == 204
             elif method == "DELETE":
                 code = "invalid_transition" if "jobs" in path else "in_use"
                 assert (response.status_code, response.json()["code"]) == (409, code)
             elif path.endswith(("/resume", "/retry")):
-                assert response.status_code in (200, 409)  # of a job that runs, or one that is told to pause
+                assert response.status_code in (
+                    200,
+                    409,
+                )  # of a job that runs, or one that is told to pause; of the whole, too
             else:
                 assert response.status_code == 200
 
 
 def test_lists_hold_the_projects_own(client: TestClient, ids: Ids, other: dict[str, str]) -> None:
-    for path in ("/v1/models", "/v1/datasets", "/v1/jobs", f"/v1/jobs?model={ids['model_id']}", "/v1/webhooks"):
-        assert len(client.get(path).json()["data"]) == 1
+    for path in (
+        "/v1/models",
+        "/v1/datasets",
+        "/v1/jobs",
+        f"/v1/jobs?model={ids['model_id']}",
+        "/v1/webhooks",
+        "/v1/comparisons",
+    ):
+        assert client.get(path).json()["data"]
         assert client.get(path, headers=other).json() == {
             "object": "list",
             "data": [],
