@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 from fleet import SMALL, Fleet
-from sqlalchemy import select
+from sqlalchemy import delete, select, update
 
-from store import counters, jobs
-from store.tables import Dataset, Event, Job, Model, Round
+from store import collection, counters, jobs, retention
+from store.tables import Artifact, Blob, Dataset, Event, Job, Model, Project, Round, Underway
 
 ON = {"cache": "on"}
+TRAINING = {"evaluate_every_steps": 50, "preprocessing": {"scale": 0.0625}}
 Given = tuple[Model, Dataset]
 
 
@@ -53,9 +54,9 @@ DROPNET = {
 )
 def test_a_job_posted_again_is_adopted_whole(fleet: Fleet, given: Given, recipe: dict[str, Any]) -> None:
     fleet.start("worker")
-    first = fleet.finished(fleet.submit(*given, recipe, options=ON))
-    again = fleet.finished(fleet.submit(*given, recipe, options=ON))
-    alone = fleet.finished(fleet.submit(*given, recipe))
+    first = fleet.finished(fleet.submit(*given, recipe, options=ON), 300)
+    again = fleet.finished(fleet.submit(*given, recipe, options=ON), 300)
+    alone = fleet.finished(fleet.submit(*given, recipe), 300)
     assert fleet.digests(again) == fleet.digests(first) == fleet.digests(alone)
     assert set(adopted(fleet, again)) == {first.id}
     assert set(adopted(fleet, first)) | set(adopted(fleet, alone)) == {None}
@@ -76,7 +77,7 @@ def test_a_job_posted_again_is_adopted_whole(fleet: Fleet, given: Given, recipe:
 
 def test_an_extended_job_computes_the_new_rounds(fleet: Fleet, given: Given) -> None:
     fleet.start("worker")
-    first = fleet.finished(fleet.submit(*given, options=ON))
+    first = fleet.finished(fleet.submit(*given, options=ON), 300)
     longer = changed(SMALL, stop={"rounds": 5})
     extended, alone = fleet.submit(*given, longer, options=ON), fleet.submit(*given, longer)
     fleet.finished(extended), fleet.finished(alone)
@@ -87,7 +88,7 @@ def test_an_extended_job_computes_the_new_rounds(fleet: Fleet, given: Given) -> 
 def test_a_job_corrected_in_a_later_axis_keeps_its_rounds(fleet: Fleet, given: Given) -> None:
     """Another criterion has the dense round still; another way to end has all of them, and its own final entry."""
     fleet.start("worker")
-    first = fleet.finished(fleet.submit(*given, options=ON))
+    first = fleet.finished(fleet.submit(*given, options=ON), 300)
     corrected = fleet.submit(*given, changed(SMALL, criterion={"name": "random"}), options=ON)
     final = fleet.submit(*given, changed(SMALL, **{"finally": {"weights": "reset", "train": True}}), options=ON)
     fleet.finished(corrected), fleet.finished(final)
@@ -101,7 +102,7 @@ def test_what_one_job_computes_the_others_wait_for(fleet: Fleet, given: Given) -
         fleet.start("worker")
     recipes = [changed(SMALL, stop={"rounds": 1}, schedule={"fraction": 0.1 + 0.1 * i}) for i in range(6)]
     submitted = [fleet.submit(*given, recipe, options=ON) for recipe in recipes]
-    ended = [fleet.finished(job, 300) for job in submitted]
+    ended = [fleet.finished(job, 600) for job in submitted]
     assert {job.status for job in ended} == {"succeeded"}
     dense = [rounds(fleet, job)[0] for job in submitted]
     computed = [row for row in dense if row.adopted_from is None]
@@ -114,16 +115,16 @@ def test_what_one_job_computes_the_others_wait_for(fleet: Fleet, given: Given) -
 
 def test_the_round_of_a_killed_worker_is_computed_by_another(fleet: Fleet, given: Given) -> None:
     """The waiter is taken up when the lease is gone, and whoever is second adopts."""
-    endless = changed(SMALL, stop={"rounds": 1}, training={**SMALL["training"], "steps": 400_000})
+    endless = changed(SMALL, stop={"rounds": 1}, training={**TRAINING, "steps": 10_000_000})
+    fleet.start("sweeper")
     worker = fleet.start("worker")
     first = fleet.submit(*given, endless, options=ON)
-    fleet.wait(lambda: fleet._fetch(first), lambda job: job.status == "running" and job.progress is not None)
+    fleet.wait(lambda: fleet._fetch(first), lambda job: job.progress is not None, 120)
     other = fleet.submit(*given, changed(endless, schedule={"fraction": 0.5}), options=ON)
     fleet.start("worker")
-    waiting = fleet.wait(lambda: fleet._fetch(other), lambda job: job.awaits is not None)
+    waiting = fleet.wait(lambda: fleet._fetch(other), lambda job: job.awaits is not None, 120)
     assert (waiting.status, waiting.attempt) == ("queued", 0)
     worker.kill()
-    fleet.start("sweeper")
     # One of the two is taken up, the other waits for it: nobody waits for the dead.
     fleet.wait(
         lambda: [fleet._fetch(job) for job in (first, other)],
@@ -137,11 +138,11 @@ def test_the_round_of_a_killed_worker_is_computed_by_another(fleet: Fleet, given
 
 def test_off_computes_all_and_tells_what_disagrees(fleet: Fleet, given: Given) -> None:
     fleet.start("worker")
-    first = fleet.finished(fleet.submit(*given, options=ON))
+    first = fleet.finished(fleet.submit(*given, options=ON), 300)
     with fleet.database.transaction() as session:  # as another machine of this class would have computed it
         row = session.get_one(Round, (first.id, 1))
         row.digests = {**row.digests, "model": "0" * 64}
-    again = fleet.finished(fleet.submit(*given, options={"cache": "off"}))
+    again = fleet.finished(fleet.submit(*given, options={"cache": "off"}), 300)
     assert again.status == "succeeded"
     assert adopted(fleet, again) == [None] * 4
     with fleet.database.reading() as session:
@@ -155,8 +156,8 @@ def test_off_computes_all_and_tells_what_disagrees(fleet: Fleet, given: Given) -
 
 def test_nothing_that_an_adopter_refers_to_goes_with_its_owner(fleet: Fleet, given: Given) -> None:
     fleet.start("worker")
-    first = fleet.finished(fleet.submit(*given, options=ON))
-    again = fleet.finished(fleet.submit(*given, options=ON))
+    first = fleet.finished(fleet.submit(*given, options=ON), 300)
+    again = fleet.finished(fleet.submit(*given, options=ON), 300)
     expected = fleet.digests(first)
     with fleet.database.transaction() as session:
         assert retention.delete_job(session, fleet.project, first.id)
@@ -166,18 +167,18 @@ def test_nothing_that_an_adopter_refers_to_goes_with_its_owner(fleet: Fleet, giv
     assert fleet.digests(again) == expected
     for _, _, digest in expected:
         assert b"".join(fleet.blobs.read(fleet.located(digest)))
-    third = fleet.finished(fleet.submit(*given, options=ON))
+    third = fleet.finished(fleet.submit(*given, options=ON), 300)
     assert set(adopted(fleet, third)) == {first.id}, "the job that computed it, though it is gone"
     with fleet.database.transaction() as session:
         session.execute(delete(Artifact).where(Artifact.position == 2))
-    fourth = fleet.finished(fleet.submit(*given, options=ON))
-    assert adopted(fleet, fourth) == [first.id, first.id, None, None][:3] + [first.id], "what is gone is computed"
+    fourth = fleet.finished(fleet.submit(*given, options=ON), 300)
+    assert adopted(fleet, fourth) == [first.id, first.id, None, None], "what is gone is computed"
 
 
 def test_another_project_adopts_nothing(fleet: Fleet, given: Given) -> None:
     fleet.start("worker")
-    fleet.finished(fleet.submit(*given, options=ON))
+    fleet.finished(fleet.submit(*given, options=ON), 300)
     with fleet.database.transaction() as session:
         session.add(Project(id="prj_other", name="other", created_at=1.0))
-    theirs = fleet.finished(fleet.submit(*given, options=ON, project_id="prj_other"))
+    theirs = fleet.finished(fleet.submit(*given, options=ON, project_id="prj_other"), 300)
     assert adopted(fleet, theirs) == [None] * 4
