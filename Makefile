@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve backup restore test contract chaos bench check format clean
+.PHONY: help demo serve backup restore test contract chaos fuzz bench check format clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,6 +31,9 @@ contract: $(VENV)/dev ## requests made from the OpenAPI document, right and wron
 chaos: $(VENV)/dev ## kill, stop, fill, cut off what can be and check that no job is lost, 20 minutes; CHAOS="--seed 2" for more
 	$(BIN)/python -m chaos --faults 200 --seed 1 --database both $(CHAOS)
 
+fuzz: $(VENV)/fuzz ## read endless variations of uploads, none of which may run, crash or hang; MINUTES=60 FUZZ="--keep found" for more
+	$(BIN)/python -m fuzz --minutes $(or $(MINUTES),10) $(FUZZ)
+
 bench: $(VENV)/demo ## measure what is claimed of speed and memory, minutes; BENCH="--large --open-lth PATH" for more
 	$(BIN)/python -m benchmarks $(BENCH)
 
@@ -48,7 +51,7 @@ format: $(VENV)/dev ## put the code into its format
 clean: ## remove the environment and everything that was built (never ./var: it holds your data)
 	rm -rf $(VENV) *.egg-info client/*.egg-info .*_cache
 
-$(VENV)/demo $(VENV)/dev: $(VENV)/%: pyproject.toml client/pyproject.toml constraints.txt
+$(VENV)/demo $(VENV)/dev $(VENV)/fuzz: $(VENV)/%: pyproject.toml client/pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) -e ./client -e '.[$*]'
 	touch $@

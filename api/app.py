@@ -45,6 +45,7 @@ from api.routes import (
     provenance,
     reports,
     rounds,
+    sensitivity,
     tokens,
     trust_rules,
     uploads,
@@ -114,7 +115,19 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 def _v1() -> APIRouter:
     """All that needs a key."""
     v1 = APIRouter(responses=documented(*EVERYWHERE), dependencies=[auth.DOCUMENTED])
-    for resource in (uploads, models, datasets, jobs, job_progress, rounds, pareto, plots, reports, artifacts):
+    for resource in (
+        uploads,
+        models,
+        datasets,
+        jobs,
+        job_progress,
+        rounds,
+        pareto,
+        plots,
+        sensitivity,
+        reports,
+        artifacts,
+    ):
         v1.include_router(resource.router)
     for resource in (links, provenance, catalogue, workers, projects, keys, trust_rules, audit, webhooks):
         v1.include_router(resource.router)

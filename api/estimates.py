@@ -81,9 +81,8 @@ def _work(row: StepTime) -> float:
 def _seconds(recipe: Recipe, admitted: Admitted, pace: Pace) -> float:
     """If neither a floor nor patience ends the job before."""
     training = recipe.training
-    steps = training.steps or (training.epochs or 0) * math.ceil(
-        num_training_examples(admitted.dataset) / training.batch_size
-    )
+    per_epoch = math.ceil(num_training_examples(admitted.dataset) / training.batch_size)
+    steps = training.steps if training.steps is not None else (training.epochs or 0) * per_epoch
     skipped = (recipe.between_rounds.step or 0) if recipe.between_rounds.learning_rate == "rewind" else 0
     num_rounds = admitted.planned[-1].number
     num_steps = steps + num_rounds * (steps - skipped + steps * len(recipe.controls)) + steps * recipe.finally_.train

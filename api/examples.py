@@ -50,6 +50,11 @@ _SAID: dict[Code, tuple[str, str | None]] = {
     "method_not_allowed": ("PUT is not allowed here; the header Allow lists what is", None),
     "invalid_transition": ("the job is succeeded, and cannot be paused", None),
     "not_ready": ("the model is still being validated; try again when its status is ready", "/model"),
+    "no_sensitivity": (
+        "the recipe of job_06h0z5t89s5ksfwq8zv410bhfp asks for none; post one with sensitivity: true",
+        None,
+    ),
+    "not_measured_yet": ("round 0 of job_06h0z5t89s5ksfwq8zv410bhfp is not stored yet; ask again when it is", None),
     "in_use": ("a job refers to it; delete the job first", None),
     "idempotency_in_progress": ("the first request with this key is not answered yet", "header:idempotency-key"),
     "link_expired": ("the link has expired; make another", "query:token"),

@@ -39,18 +39,22 @@ SETTINGS: dict[Any, Any] = {
     "font.family": _FONT,
     "font.size": 10,
 }
+METADATA: dict[Format, dict[str, Any]] = {
+    "svg": {"Date": None, "Creator": "Espalier"},
+    "png": {"Software": "Espalier"},
+}
 _MAX_TITLE = 70
 
-_drawing = threading.Lock()
+drawing = threading.Lock()
 """matplotlib promises no safety among threads: its fonts and its settings are shared."""
 
 
 @lru_cache(maxsize=64)
 def drawn(picture: Picture, format: Format, theme: Theme) -> bytes:
     """The same bytes for the same picture. Blocks for a part of a second: not for an event loop."""
-    with _drawing, matplotlib.rc_context(SETTINGS):
+    with drawing, matplotlib.rc_context(SETTINGS):
         colors = COLORS[theme]
-        figure = Figure(figsize=(8, 4.8), dpi=150, facecolor=colors["background"], layout=_layout())
+        figure = Figure(figsize=(8, 4.8), dpi=150, facecolor=colors["background"], layout=layout())
         axes = figure.add_subplot()
         _style(axes, picture, colors)
         if picture.points:
@@ -60,12 +64,11 @@ def drawn(picture: Picture, format: Format, theme: Theme) -> bytes:
             axes.set_axis_off()
             figure.text(0.5, 0.45, "no trained round yet", ha="center", color=colors["text"], fontsize=13)
         file = io.BytesIO()
-        metadata = {"Date": None, "Creator": "Espalier"} if format == "svg" else {"Software": "Espalier"}
-        figure.savefig(file, format=format, metadata=metadata)
+        figure.savefig(file, format=format, metadata=METADATA[format])
     return file.getvalue()
 
 
-def _layout() -> ConstrainedLayoutEngine:
+def layout() -> ConstrainedLayoutEngine:
     return ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)
 
 
@@ -77,7 +80,7 @@ def _style(axes: Axes, picture: Picture, colors: dict[str, str]) -> None:
     axes.grid(color=colors["grid"], linewidth=0.8)
     axes.set_axisbelow(True)
     # A name is a stranger's text: `$` in it is no formula.
-    title = "\n".join(map(_readable, (picture.title, _selected(picture))))
+    title = "\n".join(map(readable, (picture.title, _selected(picture))))
     axes.set_title(title, color=colors["text"], fontsize=11, parse_math=False)
     axes.set_xlabel(f"{picture.unit} remaining, log scale (below: removed)", color=colors["text"])
     axes.set_ylabel(picture.metric, color=colors["text"])
@@ -176,7 +179,7 @@ def _series(points: list[Point]) -> tuple[list[float], list[float]]:
     return [p.remaining for p in points], [p.validation for p in points]
 
 
-def _readable(text: str) -> str:
+def readable(text: str) -> str:
     """What the font can draw of it, on one line: no control characters, no reversed directions, not too long."""
     glyphs = get_font(findfont(_FONT)).get_charmap()
     text = "".join(c if c.isprintable() and ord(c) in glyphs else "\ufffd" for c in text)

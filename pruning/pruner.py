@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from pruning.budgets import RecipeRefused
+from pruning.budgets import RecipeRefused, count_to_prune
 from pruning.checkpoints import Checkpoint, Misfit
 from pruning.connectivity import check_connected
 from pruning.criteria import CRITERIA
 from pruning.evidence import Evidence
 from pruning.granularity import what_competes
 from pruning.losses import LOSSES
-from pruning.masks import MaskError, Masks, apply_masks, check_masks
+from pruning.masks import MaskError, Masks, apply_masks, check_masks, prune_smallest
 from pruning.randomness import generator, global_stream
 from pruning.recipe import Recipe
 from pruning.rewinding import restore
@@ -66,33 +66,62 @@ class Pruner:
             MaskError: the result breaks an invariant.
             RecipeRefused: scores are not numbers.
         """
-        recipe, budget = self._recipe, self.budget
-        criterion = CRITERIA[recipe.criterion.name]
-        draws, ties = (generator(recipe.seed, purpose, number) for purpose in ("criterion", "ties"))
-        loss = LOSSES[recipe.training.loss]
-        evidence = Evidence(
-            self._trainer.dataset.train,
-            recipe.training.preprocessing,
-            self._competition.groups,
-            generator=draws,
-            loss_fn=lambda outputs, targets: loss.training(outputs, targets, 0.0),
-            count=loss.count,
-        )
-        by = criterion.by if recipe.criterion.keep != "low" else lambda score: -criterion.by(score)
-        model = self._first(masks) if criterion.at_start else self._trainer.model
+        budget, score = self.budget, self._scorer(masks, number)
+        ties = generator(self._recipe.seed, "ties", number)
         kept = self._competition.kept(masks)
         before = count_kept(kept)
         counts = budget.counts(before, number)
-        for part in budget.in_steps(before, counts, criterion.iterations):
-            with global_stream(recipe.seed, "criterion", number, device=self._trainer.device):
-                found = criterion.score(model, self._competition.masks(kept), evidence)
-            scores = self._competition.scores({key: score.cpu() for key, score in found.items()}, recipe.criterion.name)
-            self._refuse_nan(scores, kept)
-            scores, compared_by = self._competition.anchored(scores, kept, ties, by)
-            kept = scope_of(budget)(scores, kept, part, budget, ties, compared_by)
+        for part in budget.in_steps(before, counts, CRITERIA[self._recipe.criterion.name].iterations):
+            scores, by = self._competition.anchored(score(kept), kept, ties, self._by)
+            kept = scope_of(budget)(scores, kept, part, budget, ties, by)
         pruned = self._competition.masks(kept)
         self.check(pruned, masks, number)
         return pruned
+
+    def each_alone(self, sparsities: Sequence[float]) -> Iterator[tuple[str, int, float, Masks]]:
+        """(layer, its size, the fraction of it that is removed, masks): of the dense network each layer alone is pruned
+        to each sparsity, by scores of one pass; what always stays in it stays.
+
+        Raises:
+            RecipeRefused: scores are not numbers.
+        """
+        kept = self._competition.kept(self.dense_masks)
+        ties = generator(self._recipe.seed, "ties", 0)
+        scores, by = self._competition.anchored(self._scorer(self.dense_masks, 0)(kept), kept, ties, self._by)
+        for layer, whole in kept.items():
+            most = whole.numel() - self.budget.floor_of(layer)
+            for sparsity in sparsities:
+                count = min(most, count_to_prune(whole.numel(), sparsity, self._recipe.granularity))
+                left = prune_smallest({layer: scores[layer]}, {layer: whole}, count, ties, by)
+                yield layer, whole.numel(), count / whole.numel(), self._competition.masks(kept | left)
+
+    def _scorer(self, masks: Masks, number: int) -> Callable[[Mapping[str, Tensor]], dict[str, Tensor]]:
+        """kept -> scores, of the model as it is or, for criteria at the start, as it first was under `masks`."""
+        recipe, trainer = self._recipe, self._trainer
+        criterion, loss = CRITERIA[recipe.criterion.name], LOSSES[recipe.training.loss]
+        evidence = Evidence(
+            trainer.dataset.train,
+            recipe.training.preprocessing,
+            self._competition.groups,
+            generator=generator(recipe.seed, "criterion", number),
+            loss_fn=lambda outputs, targets: loss.training(outputs, targets, 0.0),
+            count=loss.count,
+        )
+        model = self._first(masks) if criterion.at_start else trainer.model
+
+        def score(kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            with global_stream(recipe.seed, "criterion", number, device=trainer.device):
+                found = criterion.score(model, self._competition.masks(kept), evidence)
+            scores = self._competition.scores({key: score.cpu() for key, score in found.items()}, recipe.criterion.name)
+            self._refuse_nan(scores, kept)
+            return scores
+
+        return score
+
+    def _by(self, scores: Tensor) -> Tensor:
+        """What scores compare by: the least go."""
+        by = CRITERIA[self._recipe.criterion.name].by
+        return -by(scores) if self._recipe.criterion.keep == "low" else by(scores)
 
     def check(self, pruned: Masks, masks: Masks, number: int) -> None:
         """That `pruned` is what the round of that number may make of `masks`. Raises MaskError."""

@@ -9,6 +9,7 @@ Torch-free: the API reads this module.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -190,7 +191,7 @@ class AccuracyFloor(Section):
 class Stop(Section):
     """The loop ends at the first of these that holds, or where the schedule ends."""
 
-    rounds: int | None = Field(None, ge=1, le=MAX_ROUNDS)
+    rounds: int | None = Field(None, ge=0, le=MAX_ROUNDS, description="0: the dense network alone")
     sparsity: float | None = Field(None, gt=0, lt=1, description="fraction removed")
     accuracy_floor: AccuracyFloor | None = None
     seconds: float | None = Field(None, gt=0, description="that the rounds took, evaluations included")
@@ -201,6 +202,24 @@ class Stop(Section):
     @property
     def says_nothing(self) -> bool:
         return all(value is None for _, value in self)
+
+
+class Sensitivity(Section):
+    """What the dense network loses where one layer alone is pruned, to each of these sparsities: `pruning.sensitivity`.
+
+    Measured on the validation split behind round 0, by the recipe's own criterion and granularity.
+    """
+
+    sparsities: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
+        default=[0.2, 0.4, 0.6, 0.8, 0.9, 0.95], min_length=1, max_length=20, description="fractions removed, rising"
+    )
+
+    @field_validator("sparsities")
+    @classmethod
+    def _rise(cls, sparsities: list[float]) -> list[float]:
+        if any(later <= earlier for earlier, later in pairwise(sparsities)):
+            raise PydanticCustomError("sparsities_rise", "give the sparsities in rising order, each once")
+        return sparsities
 
 
 class Materialize(Section):
@@ -230,9 +249,12 @@ class Recipe(Section):
     materialize: Materialize | None = Field(
         None, description="cut masked units out at the end; true: as they are (artifacts reduced_*, plan)"
     )
+    sensitivity: Sensitivity | None = Field(
+        None, description="behind round 0, each layer pruned alone; true: to the sparsities that are usual"
+    )
     seed: int = Field(0, ge=0, lt=2**63)
 
-    @field_validator("materialize", mode="before")
+    @field_validator("materialize", "sensitivity", mode="before")
     @classmethod
     def _yes_or_no(cls, given: Any) -> Any:
         return ({} if given else None) if isinstance(given, bool) else given
@@ -392,6 +414,17 @@ class Recipe(Section):
                         ),
                     )
         return self
+
+    @field_validator("sensitivity")
+    @classmethod
+    def _layers_lose_any_number(cls, sensitivity: Sensitivity | None, info: ValidationInfo) -> Sensitivity | None:
+        if sensitivity is not None and info.data.get("granularity") in N_OF_M:
+            raise PydanticCustomError(
+                "sensitivity_of_n_of_m",
+                "with {granularity} a layer has one sparsity; set granularity to weight or unit, or leave this out",
+                {"granularity": info.data["granularity"]},
+            )
+        return sensitivity
 
     @model_validator(mode="after")
     def _floor_is_of_an_accuracy(self) -> Self:

@@ -49,6 +49,8 @@ def round_report(round_: Round, model: nn.Module) -> dict[str, Any]:
         "controls": round_.controls,
         "invariants": list(invariants_checked(round_.number)),
     }
+    if round_.sensitivity is not None:
+        report["sensitivity"] = round_.sensitivity
     if round_.units is not None:
         report |= dataclasses.asdict(round_.units)
     return report

@@ -37,10 +37,11 @@ class Round:
         metrics: {"train" | "validation" | "test": {"loss", ...}}, as the recipe's loss measures; empty where untrained.
         early_stopping: {"step", "metrics"} of the least validation loss seen; None where untrained.
         seconds: {"prune", "train", "evaluate"}; `train` is without the evaluations on the way. Each control adds its
-            own, under its name.
+            own, under its name, and the scan under `sensitivity`.
         seed: of the job; all that is drawn at random comes from it.
         controls: by name, {"metrics", "early_stopping", "steps", "connected"} of what was trained beside the round;
             `connected` is False where its masks let nothing through the network, and its outputs are constants.
+        sensitivity: of round 0, where the recipe asks for it: `pruning.sensitivity.scan`.
         optimizer: the optimiser's state after training, where the recipe keeps it; else None.
     """
 
@@ -58,6 +59,7 @@ class Round:
     seconds: dict[str, float]
     seed: int
     controls: dict[str, dict[str, Any]] = field(default_factory=dict)
+    sensitivity: list[dict[str, Any]] | None = None
     optimizer: State | None = None
 
     @property

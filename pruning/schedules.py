@@ -40,7 +40,8 @@ def layer_sizes(model_report: Mapping[str, Any], granularity: str) -> list[Layer
 
 def most_rounds(recipe: Recipe) -> int:
     """The number of the last round, if nothing ends the loop before."""
-    return min(recipe.stop.rounds or MAX_ROUNDS, num_scheduled(recipe) or MAX_ROUNDS)
+    wanted = MAX_ROUNDS if recipe.stop.rounds is None else recipe.stop.rounds
+    return min(wanted, num_scheduled(recipe) or MAX_ROUNDS)
 
 
 def check_steps(recipe: Recipe, num_steps: int) -> None:
@@ -56,7 +57,7 @@ def check_steps(recipe: Recipe, num_steps: int) -> None:
             f"step {step} lies behind the {num_steps} steps that a round trains; lower it, or train longer",
         )
     warmup = recipe.training.learning_rate.warmup_steps
-    if warmup >= num_steps:
+    if warmup and warmup >= num_steps:
         raise RecipeRefused(
             ("training", "learning_rate", "warmup_steps"),
             f"{warmup} steps to warm up leave none of the {num_steps} that a round trains; lower it, or train longer",

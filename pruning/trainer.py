@@ -22,6 +22,7 @@ from pruning.rewinding import REWINDS, Origins, State, reinit, restore, snapshot
 from pruning.rounds import Round, Stored
 from pruning.schedules import check_steps, most_rounds
 from pruning.selection import RoundRecord
+from pruning.sensitivity import scan
 from pruning.training import Diverged, Metrics, Trained, epochs_of, evaluate, steps_of, train
 
 if TYPE_CHECKING:
@@ -100,7 +101,12 @@ class Trainer:
             taken_up = None
         if number:
             self._train_controls(entry, measured, pruner, taken_up)
-        round_ = self._taken_down(entry, number, measured, pruner)
+        sensitivity = None
+        if number == 0 and self._recipe.sensitivity is not None:
+            started = time.perf_counter()
+            sensitivity = scan(self.model, pruner, self._recipe.sensitivity.sparsities, self._validated)
+            measured.seconds["sensitivity"] = time.perf_counter() - started
+        round_ = self._taken_down(entry, number, measured, pruner, sensitivity)
         if number == 0 and self._recipe.needs_round_0:
             self._keep_round_0(Stored(round_.state, masks, round_.ticket))
         return round_
@@ -143,7 +149,14 @@ class Trainer:
         state = snapshot(self.model)
         return Measured(state, metrics, trained.early_stopping, trained.steps, seconds, {}, trained.optimizer_state)
 
-    def _taken_down(self, entry: _Entry, masks_number: int, measured: Measured, pruner: Pruner) -> Round:
+    def _taken_down(
+        self,
+        entry: _Entry,
+        masks_number: int,
+        measured: Measured,
+        pruner: Pruner,
+        sensitivity: list[dict[str, Any]] | None = None,
+    ) -> Round:
         all_masks = under_every_name(entry.masks, self.model)
         return Round(
             position=entry.position,
@@ -154,6 +167,7 @@ class Trainer:
             ticket=_masked(self.origins.ticket, all_masks),
             units=pruner.unit_counts(entry.masks),
             seed=self._recipe.seed,
+            sensitivity=sensitivity,
             **vars(measured),
         )
 
@@ -171,6 +185,8 @@ class Trainer:
         number, between = entry.number, self._recipe.between_rounds
         first_step, rate = self._pace(number)
         apply_masks(dict(self.model.named_parameters()), masks)
+        if self.num_steps == 0:
+            return Trained(0, None, 0.0)
         try:
             return train(
                 self.model,
@@ -267,6 +283,11 @@ class Trainer:
             }
             measured.seconds[name] = time.perf_counter() - started
         restore(self.model, measured.state)
+
+    def _validated(self, model: nn.Module) -> Metrics:
+        assert self.dataset.validation is not None, "with_validation holds one out"
+        training = self._recipe.training
+        return evaluate(model, self.dataset.validation, training.preprocessing, training.loss)
 
     def _evaluate(self) -> dict[str, Metrics]:
         splits = {"train": self.dataset.train, "validation": self.dataset.validation, "test": self.dataset.test}

@@ -80,7 +80,7 @@ class Trained:
     """
 
     steps: int
-    early_stopping: dict[str, Any]
+    early_stopping: dict[str, Any] | None
     evaluate_seconds: float
     kept: State | None = None
     optimizer_state: OptimizerState | None = None

@@ -124,7 +124,7 @@ class Distillation(Section):
 class Training(Section):
     """How each round trains. Exactly one of `steps` and `epochs`; they and `batch_size` are the budget of a round."""
 
-    steps: int | None = Field(None, ge=1, le=10_000_000)
+    steps: int | None = Field(None, ge=0, le=10_000_000, description="0: nothing is trained, only measured")
     epochs: int | None = Field(None, ge=1, le=100_000)
     batch_size: int = Field(ge=1, le=65_536)
     optimizer: Optimizer
@@ -152,7 +152,7 @@ class Training(Section):
     def _one_budget(self) -> Self:
         if (self.steps is None) == (self.epochs is None):
             raise PydanticCustomError("steps_or_epochs", "give exactly one of steps and epochs")
-        if self.steps is not None and self.learning_rate.warmup_steps >= self.steps:
+        if self.steps and self.learning_rate.warmup_steps >= self.steps:
             raise PydanticCustomError(
                 "warmup_too_long", "learning_rate.warmup_steps leaves no step to train; lower it below steps"
             )

@@ -17,6 +17,10 @@ from store.tables import Job
 router = APIRouter(tags=["rounds"], route_class=KeyedRoute)
 
 MEDIA_TYPES: dict[Format, str] = {"svg": "image/svg+xml", "png": "image/png"}
+PICTURE_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'",
+}
 EDITION = 1
 """Rises when the same job is drawn otherwise: pictures that callers keep are old ones then."""
 
@@ -61,11 +65,7 @@ def _answer(
         if is_current(request, headers["ETag"]):
             return Response(status_code=304, headers=headers)
         picture = picture_of(session, job)
-    headers |= {
-        "X-Content-Type-Options": "nosniff",
-        "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'",
-        "Content-Disposition": f'inline; filename="{job_id}.{format}"',
-    }
+    headers |= PICTURE_HEADERS | {"Content-Disposition": f'inline; filename="{job_id}.{format}"'}
     from api.plotting import drawn  # a second, and 50 MB: paid by the first picture, not by every process
 
     return Response(drawn(picture, format, theme), headers=headers, media_type=MEDIA_TYPES[format])

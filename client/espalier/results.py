@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from espalier.files import write_whole
 from espalier.shapes import Artifact, Envelope, Link, Pareto
@@ -20,6 +20,12 @@ class Results:
         """The trained rounds that no other one beats in both sparsity and validation accuracy; or all, as a table."""
         pareto: Pareto = self._transport.get(_path("jobs", job_id, "pareto"), rounds=rounds)
         return pareto
+
+    def sensitivity(self, job_id: str) -> dict[str, Any]:
+        """Of a job whose recipe has `sensitivity`: {"metric", "dense", "data": [{"layer", "size", "points":
+        [{"sparsity", "metrics"}]}]}, validation metrics of the dense network with one layer pruned alone."""
+        scan: dict[str, Any] = self._transport.get(_path("jobs", job_id, "sensitivity"))
+        return scan
 
     def download_plot(self, job_id: str, path: Path | str, *, theme: Literal["light", "dark"] = "light") -> Path:
         """Store the job's plot: accuracy against what remains, by round. `path` ends in .svg or .png."""

@@ -98,7 +98,7 @@ def test_fields_that_are_wrong(refuses: Refuses, body: dict[str, Any], subtests:
         (recipe(training={"learning_rate": {"kind": "linear"}}), "/recipe/training/learning_rate/kind", "'cosine'"),
         (recipe(training={"learning_rate": {"warmup_steps": 2000}}), "/recipe/training", "lower it below steps"),
         (recipe(training={"loss": "mse", "label_smoothing": 0.1}), "/recipe/training", "leave label_smoothing out"),
-        (recipe(training={"steps": 0}), "/recipe/training/steps", "greater than"),
+        (recipe(training={"steps": -1}), "/recipe/training/steps", "greater than"),
         (recipe(training={"steps": 1, "epochs": 1}), "/recipe/training", "exactly one of steps and epochs"),
         (recipe(training={"preprocessing": {"mean": "a"}}), "/recipe/training/preprocessing/mean", "number"),
         (recipe(training={"preprocessing": {"std": [1, 0]}}), "/recipe/training/preprocessing/std", "greater than 0"),

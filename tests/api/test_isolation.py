@@ -38,6 +38,7 @@ MATRIX = {
         *("GET /v1/models/{model_id}", "GET /v1/datasets/{dataset_id}", "GET /v1/jobs/{job_id}"),
         *(f"GET /v1/jobs/{{job_id}}/{part}" for part in ("events", "rounds", "rounds/{number}", "artifacts", "report")),
         *(f"GET /v1/jobs/{{job_id}}/{part}" for part in ("pareto", "pareto.csv", "plot.svg", "plot.png")),
+        *(f"GET /v1/jobs/{{job_id}}/sensitivity{end}" for end in ("", ".csv", ".svg", ".png")),
         *(f"GET /v1/artifacts/{{artifact_id}}{part}" for part in ("", "/content", "/provenance")),
         *("GET /v1/uploads/{upload_id}", "HEAD /v1/uploads/{upload_id}"),
         *(f"GET /v1/webhooks{part}" for part in ("", "/{webhook_id}", "/{webhook_id}/deliveries")),
@@ -201,6 +202,8 @@ def test_to_its_own_project_every_one_of_these_rows_is_there(
                 assert response.status_code == {"PATCH": 415, "GET": 200}.get(method, 204)
             elif path.endswith("/rotate"):
                 assert response.status_code == 201
+            elif "/sensitivity" in path:
+                assert (response.status_code, response.json()["code"]) == (409, "no_sensitivity")
             elif method == "DELETE" and ("keys" in path or "trust_rules" in path):
                 assert response.status_code == 204
             elif method == "DELETE":
