@@ -93,7 +93,10 @@ def _dense(recipe: Recipe) -> dict[str, Any]:
     ignored = sorted(layer for layer, override in recipe.scope.overrides.items() if override.ignore)
     # `output` and a layer's own name may mean one layer, of which the own name then says more: so those are all there.
     named = sorted(recipe.scope.overrides) if "output" in ignored else []
-    return {
+    whole = recipe.to_json()
+    # What is measured behind round 0 is a part of its report, by the recipe's own way to prune.
+    measured = ("sensitivity", "criterion", "scope") if recipe.sensitivity is not None else ()
+    return {axis: whole[axis] for axis in measured} | {
         "entry": 0,
         "granularity": recipe.granularity,
         "ignored": ignored,

@@ -10,7 +10,7 @@ import torch
 from pruning.data import Dataset, Split
 from pruning.formats.architectures import build
 from pruning.iterative import Round, prune_iteratively
-from pruning.recipe import Recipe
+from pruning.recipe import Recipe, Stop
 from pruning.round_names import Contents, final_name, is_nameable, round_name
 
 CONTENTS = Contents(
@@ -73,6 +73,7 @@ def test_what_ends_the_loop_or_is_only_a_name_changes_no_name(sections: dict[str
         ({"between_rounds": {"weights": "reset", "learning_rate": "continue"}}, 0),
         ({"controls": ["random_mask"]}, 1),
         ({"granularity": "unit"}, 0),
+        ({"sensitivity": True}, 0),
         ({"training": {**BASE["training"], "batch_size": 17}}, 0),
         ({"training": {**BASE["training"], "steps": 7}}, 0),
         ({"training": {**BASE["training"], "distillation": {}}}, 0),
@@ -100,6 +101,13 @@ def test_one_learning_rate_over_all_rounds_is_of_so_many() -> None:
     between = {"weights": "continue", "learning_rate": "continue"}
     few, more = (names(recipe(between_rounds=between, stop={"rounds": n})) for n in (3, 4))
     assert not set(few) & set(more)
+
+
+def test_every_field_of_a_recipe_is_thought_of() -> None:
+    """One that is new fails here: say in `round_names` what it matters to, and add a case above."""
+    in_names = {"criterion", "granularity", "scope", "schedule", "between_rounds", "finally_", "training", "controls"}
+    assert set(Recipe.model_fields) == in_names | {"sensitivity", "seed", "strategy", "stop", "materialize"}
+    assert set(Stop.model_fields) == {"rounds", "sparsity", "accuracy_floor", "seconds", "patience"}
 
 
 def test_content_class_and_engine_are_in_every_name(monkeypatch: pytest.MonkeyPatch) -> None:
