@@ -11,6 +11,8 @@ from sqlalchemy import delete, select, update
 from store import collection, counters, jobs, retention
 from store.tables import Artifact, Blob, Dataset, Event, Job, Model, Project, Round, Underway
 
+pytestmark = pytest.mark.timeout(600)
+"""Several workers each: a machine under load starts one in half a minute."""
 ON = {"cache": "on"}
 TRAINING = {"evaluate_every_steps": 50, "preprocessing": {"scale": 0.0625}}
 Given = tuple[Model, Dataset]
@@ -119,17 +121,17 @@ def test_the_round_of_a_killed_worker_is_computed_by_another(fleet: Fleet, given
     fleet.start("sweeper")
     worker = fleet.start("worker")
     first = fleet.submit(*given, endless, options=ON)
-    fleet.wait(lambda: fleet._fetch(first), lambda job: job.progress is not None, 120)
+    fleet.wait(lambda: fleet._fetch(first), lambda job: job.progress is not None, 300)
     other = fleet.submit(*given, changed(endless, schedule={"fraction": 0.5}), options=ON)
     fleet.start("worker")
-    waiting = fleet.wait(lambda: fleet._fetch(other), lambda job: job.awaits is not None, 120)
+    waiting = fleet.wait(lambda: fleet._fetch(other), lambda job: job.awaits is not None, 300)
     assert (waiting.status, waiting.attempt) == ("queued", 0)
     worker.kill()
     # One of the two is taken up, the other waits for it: nobody waits for the dead.
     fleet.wait(
         lambda: [fleet._fetch(job) for job in (first, other)],
         lambda both: sorted(job.attempt for job in both) in ([0, 2], [1, 1]),
-        120,
+        300,
     )
     live = next(job for job in (fleet._fetch(first), fleet._fetch(other)) if job.lease_until is not None)
     with fleet.database.reading() as session:
