@@ -1,4 +1,4 @@
-"""The outermost part of every request: its id, and the answer where all else failed."""
+"""The outermost part of every request: its id, the service's version, and the answer where all else failed."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api.problems import Problem, problem_response
 from store.ids import new_id
 from store.logs import bound
+from store.version import VERSION
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +21,8 @@ _SANE_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
 
 class Edge:
-    """`X-Request-Id` in, if it is sane, and out; an exception that nobody handled becomes a problem and a log line.
+    """`X-Request-Id` in, if it is sane, and out; `Espalier-Version` out, so that a client can tell whether it fits; an
+    exception that nobody handled becomes a problem and a log line.
 
     Plain ASGI, so that bodies stream through it.
     """
@@ -41,7 +43,7 @@ class Edge:
             nonlocal has_started
             if message["type"] == "http.response.start":
                 has_started = True
-                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+                MutableHeaders(scope=message).update({"X-Request-Id": request_id, "Espalier-Version": VERSION})
             await send(message)
 
         with bound(request_id=request_id):

@@ -83,8 +83,13 @@ def _lines(job: Job, metric: str, points: tuple[Point, ...]) -> tuple[Line, ...]
             value = floor["factor"] * dense
             lines.append(Line("floor", f"floor > {value:.4g}", value))
     for gate in job.gates:
-        if gate["metric"] == metric and _drawable(gate["value"]) is not None:
-            lines.append(Line("gate", f"gate {gate['op']} {gate['value']:.4g}", gate["value"]))
+        value = gate["value"]
+        if gate["metric"] == f"{metric}_ratio" and dense is not None:
+            value *= dense
+        elif gate["metric"] != metric:
+            continue
+        if _drawable(value) is not None:
+            lines.append(Line("gate", f"gate {gate['op']} {value:.4g}", value))
     return tuple(lines)
 
 

@@ -105,7 +105,8 @@ class JobRequest(BaseModel):
             return gates
         loss = recipe.training.loss
         for index, gate in enumerate(gates):
-            if gate.metric not in METRICS_OF_LOSS[loss]:
+            measured = gate.metric.removesuffix("_ratio")
+            if measured != "sparsity" and measured not in METRICS_OF_LOSS[loss]:
                 raise refused_at(
                     (index, "metric"),
                     PydanticCustomError(

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from typing import Any
 
-import httpx
+import httpx2
 
 from chaos.recipes import RECIPES, digits_npz
 
@@ -30,7 +30,7 @@ class Load:
 
     def __init__(self, url: str, api_key: str, seed: int, num_live: int) -> None:
         self._url, self._headers = url, {"Authorization": f"Bearer {api_key}"}
-        self._http = httpx.Client(base_url=url, headers=self._headers, timeout=ANSWER_SECONDS)
+        self._http = httpx2.Client(base_url=url, headers=self._headers, timeout=ANSWER_SECONDS)
         self._num_live = num_live
         self._models: dict[str, str] = {}
         self._dataset = ""
@@ -122,7 +122,7 @@ class Load:
         while time.monotonic() < give_up_at:
             try:
                 response = self._http.request(method, path, **request)
-            except httpx.TransportError:
+            except httpx2.TransportError:
                 self.figures["no answer"] += 1
             else:
                 if response.is_success:
@@ -140,7 +140,7 @@ class Load:
         """Once; None where the service does not answer."""
         try:
             response = self._http.get(path, params=params)
-        except httpx.TransportError:
+        except httpx2.TransportError:
             return None
         if not response.is_success:
             return None
@@ -162,7 +162,7 @@ class Load:
             self.canceled.add(job)  # before it is sent: an answer that is lost may have been a yes
         try:
             return self._http.post(f"/v1/jobs/{job}/{verb}").is_success
-        except httpx.TransportError:
+        except httpx2.TransportError:
             return False
 
     def settle(self) -> int | None:
@@ -173,7 +173,7 @@ class Load:
         if live is None or paused is None or datasets is None:
             return None
         for job in paused:
-            with contextlib.suppress(httpx.TransportError):
+            with contextlib.suppress(httpx2.TransportError):
                 self._http.post(f"/v1/jobs/{job}/resume")
         return len(live) + len([row for row in datasets["data"] if row["status"] == "validating"])
 
@@ -194,13 +194,13 @@ class Load:
         return True
 
 
-def _is_to_come_back(response: httpx.Response) -> bool:
+def _is_to_come_back(response: httpx2.Response) -> bool:
     """Such as a post whose first sending is not answered yet."""
     in_progress = _told(response) == "409 idempotency_in_progress"
     return in_progress or response.status_code in (408, 429)
 
 
-def _told(response: httpx.Response) -> str:
+def _told(response: httpx2.Response) -> str:
     try:
         return f"{response.status_code} {response.json().get('code', '')}".strip()
     except ValueError:

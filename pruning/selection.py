@@ -30,16 +30,25 @@ COMPARE: dict[str, Callable[[float, float], bool]] = {
 class Gate(Section):
     """A condition on the selected round; a job whose gate is missed succeeds with conclusion `gate_failed`."""
 
-    metric: Literal["accuracy", "loss", "f1", "mae", "r2", "perplexity"] = Field(
-        description="one that the recipe's loss measures: GET /v1/capabilities, losses"
+    metric: Literal["accuracy", "loss", "f1", "mae", "r2", "perplexity", "accuracy_ratio", "sparsity"] = Field(
+        description="one that the recipe's loss measures (GET /v1/capabilities, losses); accuracy_ratio: accuracy over "
+        "that of the dense network, round 0; or sparsity, the fraction removed"
     )
     split: Literal["validation"] = "validation"
     op: Literal[">=", ">", "<=", "<"] = ">="
     value: float = Field(allow_inf_nan=False)
 
-    def passes(self, round_: RoundRecord) -> bool:
-        measured = round_.validation.get(self.metric)
+    def passes(self, round_: RoundRecord, dense: RoundRecord) -> bool:
+        measured = self._measured(round_, dense)
         return measured is not None and COMPARE[self.op](measured, self.value)
+
+    def _measured(self, round_: RoundRecord, dense: RoundRecord) -> float | None:
+        if self.metric == "sparsity":
+            return round_.sparsity
+        if self.metric == "accuracy_ratio":
+            accuracy, of = round_.validation.get("accuracy"), dense.validation.get("accuracy")
+            return accuracy / of if accuracy is not None and of else None
+        return round_.validation.get(self.metric)
 
 
 @dataclass(frozen=True)
@@ -127,7 +136,7 @@ def select_round(
         candidates = [r for r in candidates if r.position < last_run.position] + [
             r for r in trained if r.position >= last_run.position
         ]
-    passing = [r for r in candidates if all(gate.passes(r) for gate in gates)]
+    passing = [r for r in candidates if all(gate.passes(r, dense) for gate in gates)]
     chosen = _choose(passing or candidates, select)
     return chosen, bool(passing)
 

@@ -15,11 +15,15 @@ Trouble = tuple[int, Literal["cut", "hang"] | Callable[[], object]]
 
 
 class Proxy:
-    """`cut` closes both sides; `hang` closes the client's and lets the server wait for more; others are called."""
+    """`cut` closes both sides; `hang` closes the client's and lets the server wait for more; others are called.
+    `answers_cut_at`: so many bytes of all answers so far, and the connection is closed behind them."""
 
-    def __init__(self, port: int, *troubles: Trouble, bytes_a_second: float = float("inf")) -> None:
+    def __init__(
+        self, port: int, *troubles: Trouble, bytes_a_second: float = float("inf"), answers_cut_at: tuple[int, ...] = ()
+    ) -> None:
         self._port, self._troubles, self._rate = port, list(troubles), bytes_a_second
-        self.sent_bytes = 0
+        self._answers_cut_at = list(answers_cut_at)
+        self.sent_bytes = self.answered_bytes = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         self._open: list[socket.socket] = []
@@ -68,10 +72,14 @@ class Proxy:
         with suppress(OSError):
             server.shutdown(socket.SHUT_RDWR)
 
-    @staticmethod
-    def _down(server: socket.socket, client: socket.socket) -> None:
+    def _down(self, server: socket.socket, client: socket.socket) -> None:
         with suppress(OSError):
             while data := server.recv(1 << 16):
                 client.sendall(data)
+                self.answered_bytes += len(data)
+                if self._answers_cut_at and self.answered_bytes >= self._answers_cut_at[0]:
+                    self._answers_cut_at.pop(0)
+                    server.shutdown(socket.SHUT_RDWR)
+                    break
         with suppress(OSError):
             client.shutdown(socket.SHUT_RDWR)

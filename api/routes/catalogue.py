@@ -19,6 +19,7 @@ from pruning.recipe import MAX_ROUNDS, SCHEDULE_KINDS, BetweenRounds, Criterion,
 from pruning.selection import Select
 from pruning.strategies import STRATEGIES
 from pruning.training_options import METRICS_OF_LOSS, LearningRate, Optimizer
+from store.version import VERSION
 
 router = APIRouter(tags=["catalogue"], route_class=KeyedRoute)
 
@@ -39,6 +40,7 @@ async def get_capabilities(services: Here) -> dict[str, Any]:
     """The values and limits of this service."""
     return {
         "object": "capabilities",
+        "version": VERSION,
         "model_formats": MODEL_FORMATS,
         "architectures": ARCHITECTURE_NAMES,
         "dataset_formats": DATASET_FORMATS,

@@ -38,7 +38,7 @@ class EnvelopeDocument(BaseModel):
 def get_provenance(services: Here, project_id: ProjectId, artifact_id: RowId) -> EnvelopeDocument:
     """The artifact's digest, and those of model, dataset, recipe and the round before; the code's version, and the
     class of machine that computed it. A round never changes once it is stored: neither does this. Check it offline:
-    `python -m espalier verify FILE --statement S --key K`."""
+    `espalier verify FILE --statement S --key K`."""
     with services.database.reading() as session:
         statement = statement_of(origin_of(session, found_artifact(session, project_id, artifact_id).artifact))
     return EnvelopeDocument.model_validate(SigningKey.of(services.settings).enveloped(statement))

@@ -23,8 +23,9 @@ class ApiError(EspalierError):
     def __init__(self, problem: Problem, retry_after_seconds: float | None = None) -> None:
         self.problem = problem
         self.retry_after_seconds = retry_after_seconds
-        details = [problem.get("detail") or problem["title"]]
-        details += [f"{error.get('param')}: {error.get('message')}" for error in problem.get("errors") or []]
+        errors, detail = problem.get("errors") or [], problem.get("detail") or problem["title"]
+        details = [] if detail in [error.get("message") for error in errors] else [detail]
+        details += [f"{error.get('param')}: {error.get('message')}" for error in errors]
         super().__init__(f"{problem['status']} {problem.get('code', '')}: " + "; ".join(details))
 
     @property
@@ -38,6 +39,40 @@ class ApiError(EspalierError):
     @property
     def retryable(self) -> bool:
         return self.problem.get("retryable", self.status in (429, 502, 503, 504))
+
+
+class NotAllowed(ApiError):
+    """401, 403: no key that the service knows, or one that may not do this, or not so much of it."""
+
+
+class NotFound(ApiError):
+    """404, 410: not there, not any more, or another project's."""
+
+
+class Conflict(ApiError):
+    """409: not as things stand; `problem` may say what is `allowed`."""
+
+
+class Invalid(ApiError):
+    """Any other 4xx: what was sent is wrong; `problem["errors"]` lists all of it, each with its `param`."""
+
+
+class RateLimited(ApiError):
+    """429: too many requests, or too much at a time."""
+
+
+class ServiceFailed(ApiError):
+    """5xx: the service, or something before it, is not well."""
+
+
+def api_error(problem: Problem, retry_after_seconds: float | None = None) -> ApiError:
+    """The class of error that its status stands for."""
+    status = problem["status"]
+    by_status: dict[int, type[ApiError]] = {
+        401: NotAllowed, 403: NotAllowed, 404: NotFound, 410: NotFound, 409: Conflict, 429: RateLimited,
+    }  # fmt: skip
+    kind = by_status.get(status, Invalid if 400 <= status < 500 else ServiceFailed)
+    return kind(problem, retry_after_seconds)
 
 
 class NotReady(EspalierError):
@@ -68,3 +103,7 @@ class NotVerified(EspalierError):
 
 class DigestMismatch(EspalierError):
     """A download whose content is not what its digest promises. Nothing was left behind."""
+
+
+class VersionSkew(UserWarning):
+    """The service and this client are of versions that do not fit; the message says which to install."""

@@ -204,3 +204,89 @@ class Envelope(TypedDict):
     payloadType: str
     payload: str
     signatures: list[dict[str, str]]
+
+
+class Plan(TypedDict):
+    """A job as it would be: its recipe filled in, the sparsity of each round, and what it would take."""
+
+    model: str
+    dataset: str
+    recipe: dict[str, Any]
+    gates: list[dict[str, Any]]
+    rounds: list[dict[str, Any]]
+    estimate: dict[str, Any]
+
+
+class Strategy(TypedDict):
+    name: str
+    title: str
+    source: str
+    defaults: dict[str, Any]
+
+
+class Webhook(TypedDict):
+    """`disabled_reason`: why the service disabled it; null where it did not."""
+
+    id: str
+    url: str
+    events: list[str]
+    description: str
+    enabled: bool
+    disabled_reason: str | None
+    failing_since: str | None
+    rotated_at: str | None
+    created_at: str
+
+
+class NewWebhook(Webhook):
+    """`secret`: shown this once."""
+
+    secret: str
+
+
+class Delivery(TypedDict):
+    """One message to one webhook. `id` is the header `webhook-id`; `attempts` are the latest 20, oldest first."""
+
+    id: str
+    webhook: str
+    type: str
+    data: dict[str, Any]
+    status: Literal["pending", "delivered", "failed"]
+    attempts: list[dict[str, Any]]
+    next_attempt_at: str | None
+    created_at: str
+
+
+class Project(TypedDict):
+    """`quotas` that hold (null: no limit); `usage` is null in lists."""
+
+    id: str
+    name: str
+    quotas: dict[str, int | None]
+    usage: dict[str, int | None] | None
+    created_at: str
+
+
+class TrustRule(TypedDict):
+    id: str
+    name: str
+    issuer: str
+    audience: str
+    jwks_url: str | None
+    conditions: dict[str, str]
+    scopes: list[str]
+    key_seconds: int
+    created_at: str
+
+
+class AuditEntry(TypedDict):
+    """`key` is who did it; null: a CI's token, by no key."""
+
+    id: str
+    at: str
+    key: str | None
+    action: str
+    target: str | None
+    outcome: Literal["done", "unchanged", "refused"]
+    request_id: str
+    detail: dict[str, Any]

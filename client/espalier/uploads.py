@@ -6,35 +6,41 @@ from __future__ import annotations
 import base64
 import hashlib
 import logging
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import BinaryIO
-from urllib.parse import quote
+from contextlib import suppress
+from typing import Any, BinaryIO
 
-import httpx
+import httpx2
 
 from espalier.errors import ApiError, EspalierError, Unreachable
-from espalier.files import Upload, opened
-from espalier.transport import Transport
+from espalier.files import PIECE_BYTES, Progress, Upload, opened, pieces, size_of
+from espalier.transport import Transport, api_path
 
 log = logging.getLogger("espalier")
 
 LARGE_BYTES = 16 << 20
 """From here on a file goes as a resumable upload; a smaller one is sent again as quickly."""
-PIECE_BYTES = 1 << 18
 STALLS = 6
 """So many times in a row nothing more arrives before it is given up."""
 
-Progress = Callable[[int, int], None]
-"""progress(bytes sent, bytes of the whole): after every piece, and where an upload goes on after a cut, from there."""
+
+async def send_file(
+    transport: Transport, path: str, spec: dict[str, Any], file: Upload, progress: Progress | None
+) -> Any:
+    """What the service makes of it, at once or of a finished upload."""
+    size_bytes = size_of(file)
+    if size_bytes < LARGE_BYTES:
+        with opened(file) as content:
+            body = pieces(transport.wire, content, 0, size_bytes, progress)
+            headers = {"Content-Length": str(size_bytes)}
+            return await transport.send("POST", path, params=spec, content=body, headers=headers)
+    upload_id = await upload(transport, file, progress)
+    made = await transport.post(path, **spec, upload=upload_id)
+    with suppress(EspalierError):  # else it goes by itself, a day later
+        await transport.delete(api_path("uploads", upload_id))
+    return made
 
 
-def size_of(file: Upload) -> int:
-    return len(file) if isinstance(file, bytes) else Path(file).stat().st_size
-
-
-def upload(transport: Transport, file: Upload, progress: Progress | None) -> str:
+async def upload(transport: Transport, file: Upload, progress: Progress | None) -> str:
     """The id of a complete upload.
 
     Raises:
@@ -42,69 +48,60 @@ def upload(transport: Transport, file: Upload, progress: Progress | None) -> str
     """
     with opened(file) as content:
         size_bytes = size_of(file)
-        path, offset, is_complete = _begin(transport, _sha256_field(content), size_bytes)
+        digest = await transport.wire.work(lambda: _sha256_field(content))
+        path, offset, is_complete = await _begin(transport, digest, size_bytes)
         stalls = 0
         while not is_complete:
             try:
-                return _append(transport, path, content, offset, size_bytes, progress)
+                await _append(transport, path, content, offset, size_bytes, progress)
+                is_complete = True
             except (Unreachable, ApiError) as error:
                 if isinstance(error, ApiError) and error.status != 409 and not error.retryable:
                     raise
-                arrived, is_complete = transport.patiently(lambda: _offset(transport, path))
+                arrived, is_complete = await transport.patiently(lambda: _offset(transport, path))
                 stalls = 0 if arrived > offset else stalls + 1
                 if stalls == STALLS:
                     raise
                 log.warning("%s; going on at byte %d of %d", error, arrived, size_bytes)
-                time.sleep(0.1 * 2**stalls)
+                await transport.wire.sleep(0.1 * 2**stalls)
                 offset = arrived
         if progress:
             progress(size_bytes, size_bytes)
         return path.rpartition("/")[2]
 
 
-def _begin(transport: Transport, repr_digest: str, size_bytes: int) -> tuple[str, int, bool]:
+async def _begin(transport: Transport, repr_digest: str, size_bytes: int) -> tuple[str, int, bool]:
     """(path, offset, complete). Tried again, it may leave an upload that nobody goes on with; it expires."""
     headers = {"Upload-Complete": "?0", "Upload-Length": str(size_bytes), "Repr-Digest": repr_digest}
 
-    def attempt() -> tuple[str, int, bool]:
-        with transport.stream("POST", "/v1/uploads", headers=headers) as response:
+    async def attempt() -> tuple[str, int, bool]:
+        async with transport.stream("POST", "/v1/uploads", headers=headers) as response:
             upload_id = response.headers.get("Location", "").rpartition("/")[2]
-            return f"/v1/uploads/{quote(upload_id, safe='')}", *_state(response)
+            return api_path("uploads", upload_id), *_state(response)
 
-    return transport.patiently(attempt)
+    return await transport.patiently(attempt)
 
 
-def _offset(transport: Transport, path: str) -> tuple[int, bool]:
-    with transport.stream("HEAD", path) as response:
+async def _offset(transport: Transport, path: str) -> tuple[int, bool]:
+    async with transport.stream("HEAD", path) as response:
         return _state(response)
 
 
-def _append(
+async def _append(
     transport: Transport, path: str, content: BinaryIO, offset: int, size_bytes: int, progress: Progress | None
-) -> str:
+) -> None:
     headers = {
         "Content-Type": "application/partial-upload",
         "Content-Length": str(size_bytes - offset),
         "Upload-Offset": str(offset),
         "Upload-Complete": "?1",
     }
-    with transport.stream("PATCH", path, headers=headers, content=_pieces(content, offset, size_bytes, progress)):
-        return path.rpartition("/")[2]
+    body = pieces(transport.wire, content, offset, size_bytes, progress)
+    async with transport.stream("PATCH", path, headers=headers, content=body):
+        pass
 
 
-def _pieces(content: BinaryIO, offset: int, size_bytes: int, progress: Progress | None) -> Iterator[bytes]:
-    content.seek(offset)
-    while offset < size_bytes:
-        piece = content.read(min(PIECE_BYTES, size_bytes - offset))
-        if not piece:
-            raise EspalierError(f"the file has {offset} bytes now, and had {size_bytes} when its upload began")
-        offset += len(piece)
-        yield piece
-        if progress:
-            progress(offset, size_bytes)
-
-
-def _state(response: httpx.Response) -> tuple[int, bool]:
+def _state(response: httpx2.Response) -> tuple[int, bool]:
     try:
         return int(response.headers["Upload-Offset"]), response.headers["Upload-Complete"] == "?1"
     except (KeyError, ValueError) as error:

@@ -308,12 +308,14 @@ def test_what_needs_an_accuracy_where_there_is_none(
         (recipe(**mse, strategy="dropnet"), at_floor, "(but loss, mae, r2)"),
         ({**recipe(**mse), "gates": [{"metric": "accuracy", "value": 0.9}]}, at_gate, "use one of loss, mae, r2"),
         ({**recipe(**mse), "gates": [{"metric": "perplexity", "value": 9}]}, at_gate, "use one of loss, mae, r2"),
+        ({**recipe(**mse), "gates": [{"metric": "accuracy_ratio", "value": 1}]}, at_gate, "there is no accuracy_ratio"),
     ]:
         with subtests.test(changes=changes):
             assert word in refuses({**body, **changes}, 422, "invalid_request", param)["errors"][0]["message"]
     for changes in (
         recipe(**mse, stop={"patience": 2}),
         recipe(**mse, strategy="dropnet", stop={"accuracy_floor": None}),
+        {**recipe(**mse), "gates": [{"metric": "sparsity", "value": 0.5}]},
         {**recipe(**mse), "select": "best", "gates": [{"metric": "r2", "value": 0.9}, {"metric": "mae", "value": 9}]},
     ):
         with subtests.test(changes=changes):

@@ -130,7 +130,7 @@ def test_it_lists_every_choice_of_a_recipe(document: dict[str, Any]) -> None:
         ("LearningRate", "kind", ["constant", "step", "cosine", "one_cycle"]),
         ("Training", "loss", ["cross_entropy", "binary_cross_entropy", "mse", "next_token"]),
         ("Training", "precision", ["float32", "bfloat16"]),
-        ("Gate", "metric", ["accuracy", "loss", "f1", "mae", "r2", "perplexity"]),
+        ("Gate", "metric", ["accuracy", "loss", "f1", "mae", "r2", "perplexity", "accuracy_ratio", "sparsity"]),
     ]:
         assert values(schemas[section]["properties"][field]) == choices
     schedule = schemas["Recipe"]["properties"]["schedule"]

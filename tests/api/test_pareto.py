@@ -136,7 +136,9 @@ HOSTILE = 'x$\\frac{</svg><script>alert("&")</script> --> \x01\u202e\ud7ff日本
 
 
 def test_a_picture_of_hostile_words_and_numbers(client: TestClient, posted: Posted, bench: Any) -> None:
-    job_id = posted(gates=[{"metric": "accuracy", "value": v} for v in (0.8, 1e300, -5e8)])["id"]
+    gates = [{"metric": "accuracy", "value": v} for v in (0.8, 1e300, -5e8)]
+    gates += [{"metric": "accuracy_ratio", "value": v} for v in (0.9, 1e300)]
+    job_id = posted(gates=[*gates, {"metric": "sparsity", "value": 0.5}])["id"]
     job = bench.claim()
     with bench.database.transaction() as session:
         session.get_one(Model, job.model_id).name = HOSTILE

@@ -13,7 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from espalier import NotVerified, verify
-from espalier.__main__ import main
+from espalier.cli import main
 from pydantic import SecretStr
 from starlette.testclient import TestClient
 
@@ -182,7 +182,7 @@ def test_what_is_tampered_with_is_not_verified(
     for name, content in whole.items():
         downloaded[name].write_bytes(content)
     assert run(downloaded) == 0
-    assert run(downloaded | {"file": Path("/nonexistent")}) == 1
+    assert run(downloaded | {"file": Path("/nonexistent")}) == 2
 
 
 def test_the_key_derives_from_the_secret(settings: Settings) -> None:

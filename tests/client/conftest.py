@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import socket
+import subprocess
 import threading
 import time
 import urllib.error
@@ -123,14 +125,17 @@ class Worker:
                 position=position,
                 number=position,
                 sparsity=0.2 * position,
-                report={"metrics": {"validation": {"accuracy": 0.9, "loss": 0.3}}},
+                report={
+                    "metrics": {"validation": {"accuracy": 0.9, "loss": 0.3}},
+                    "sparsity": {"target": 0.2 * position, "actual": 0.2 * position},
+                },
                 artifacts=[NewArtifact("model", "safetensors", "model.safetensors", blob)],
                 lease_seconds=60,
             )
 
-    def complete(self, job: store.tables.Job) -> None:
+    def complete(self, job: store.tables.Job, passed: bool = True) -> None:
         with self.fleet.database.transaction() as session:
-            jobs.complete(session, job.id, job.attempt, 0, passed=True)
+            jobs.complete(session, job.id, job.attempt, 0, passed=passed)
 
     def fail(self, job: store.tables.Job, code: str, message: str) -> None:
         with self.fleet.database.transaction() as session:
@@ -211,3 +216,35 @@ def later() -> Iterator[Later]:
     yield start
     for timer in timers:
         timer.join()
+
+
+class Command:
+    """`espalier ...` as a process of its own, as a shell starts it: no configuration but what is given."""
+
+    def __init__(self, python: str, api: Api, home: Path) -> None:
+        self.home, self._python = home, python
+        ours = "ESPALIER_", "COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "CLICOLOR", "TTY_", "TERM"
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+        self.environment = {
+            **kept, "ESPALIER_URL": api.url, "ESPALIER_API_KEY": API_KEY, "HOME": str(home),
+            "XDG_CONFIG_HOME": str(home / "config"), "PYTHONUNBUFFERED": "1",
+        }  # fmt: skip
+
+    def start(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
+        options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+        return subprocess.Popen(
+            [self._python, "-m", "espalier", *arguments], env=self.environment, cwd=self.home, text=True, **options
+        )
+
+    def __call__(self, *arguments: str, **changes: str | None) -> subprocess.CompletedProcess[str]:
+        """`changes` are of environment variables; None takes one out."""
+        environment = {name: value for name, value in {**self.environment, **changes}.items() if value is not None}
+        return subprocess.run(
+            [self._python, "-m", "espalier", *arguments],
+            env=environment, cwd=self.home, text=True, capture_output=True, stdin=subprocess.DEVNULL, check=False,
+        )  # fmt: skip
+
+
+@pytest.fixture
+def espalier(python: str, api: Api, tmp_path: Path) -> Command:
+    return Command(python, api, tmp_path)

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from elsewhere_http import something_else
 from espalier import ApiError, Artifact, Client, DigestMismatch, Job
+from proxy import Proxy
 
 Stored = Callable[[list[bytes]], Artifact]
 MIB = bytes(1 << 20)
@@ -134,3 +136,28 @@ def test_a_place_that_cannot_be_written(client: Client, stored: Stored, tmp_path
     with pytest.raises(IsADirectoryError):
         client.download(artifact, tmp_path / "folder")
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_download_goes_on_where_it_was_cut(api: Any, stored: Stored, tmp_path: Path) -> None:
+    content = [bytes([index]) * (1 << 20) for index in range(24)]
+    artifact = stored(content)
+    seen: list[int] = []
+    cuts = 9 << 20, 17 << 20
+    with (
+        Proxy(api.fleet.settings.port, answers_cut_at=cuts) as proxy,
+        Client(proxy.url, api.fleet.settings.api_key.get_secret_value()) as client,
+    ):
+        path = client.download(artifact, tmp_path / "model", progress=lambda done, _of: seen.append(done))
+        assert path.read_bytes() == b"".join(content)
+        assert proxy.answered_bytes < 34 << 20, "begun anew after each cut it would be 41 MiB"
+    assert seen == sorted(seen)
+    assert seen[-1] == 24 << 20
+
+
+def test_a_file_that_became_another_is_taken_from_its_beginning(tmp_path: Path) -> None:
+    """What holds the range back is If-Range: the second answer is 200, with all of it."""
+    first = 200, {"Content-Length": "400000", "ETag": '"old"'}, bytes(300_000)
+    content = b"the weights"
+    with something_else(first, (200, {"ETag": '"new"'}, content)) as url, Client(url, "esp_k") as client:
+        artifact: Any = {"id": "art_1", "sha256": sha256(content).hexdigest(), "size_bytes": len(content)}
+        assert client.download(artifact, tmp_path / "model").read_bytes() == content

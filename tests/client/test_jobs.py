@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -98,14 +99,15 @@ def test_what_time_alone_moves_is_no_change(client: Client, worker: Any, submit:
     claimed = worker.claim(job)
     worker.store_round(claimed, 0, [b"weights"])
     later(1.0, worker.fail, claimed, "diverged", "at step 3")
-    read = client._transport.read
+    stream = client._twin._transport.stream
 
-    def without_etag(*args: Any) -> Any:
-        response = read(*args)
-        del response.headers["ETag"]
-        return response
+    @asynccontextmanager
+    async def without_etag(*args: Any, **request: Any) -> AsyncIterator[Any]:
+        async with stream(*args, **request) as response:
+            response.headers.pop("ETag", None)
+            yield response
 
-    client._transport.read = without_etag  # type: ignore[method-assign]
+    client._twin._transport.stream = without_etag  # type: ignore[method-assign]
     states = [seen["status"] for seen in client.follow(job["id"], interval_seconds=0.05)]
     assert states == ["running", "failed"]
 
@@ -149,16 +151,16 @@ def test_who_gives_up_does_so_while_the_service_is_down(api: Any, client: Client
 def test_a_job_that_is_sent_again_is_made_once(client: Client, worker: Any, submit: Submit) -> None:
     """The answer to the first sending is lost, when the job is made already."""
     model = client.upload_model(b"", architecture="lenet5", format="architecture")
-    send, lost = client._transport.send, []
+    send, lost = client._twin._transport.send, []
 
-    def losing(method: str, path: str, **request: Any) -> Any:
-        answer = send(method, path, **request)
+    async def losing(method: str, path: str, **request: Any) -> Any:
+        answer = await send(method, path, **request)
         if path == "/v1/jobs" and not lost:
             lost.append(answer["id"])
             raise Unreachable("the answer was lost")
         return answer
 
-    client._transport.send = losing  # type: ignore[method-assign]
+    client._twin._transport.send = losing  # type: ignore[method-assign]
     job = submit(model=model["id"])
     assert lost == [job["id"]] == [listed["id"] for listed in client.jobs(model=model["id"])]
     client.cancel(job["id"])

@@ -24,7 +24,10 @@ def settle() -> Settle:
 
     def settings(data_dir: Path) -> Settings:
         key = SecretStr(API_KEY)
-        return Settings(port=0, data_dir=data_dir, api_key=key, lease_seconds=4, renew_seconds=0.5, sweep_seconds=0.3)
+        return Settings(
+            port=0, data_dir=data_dir, api_key=key, lease_seconds=4, renew_seconds=0.5, sweep_seconds=0.3,
+            oidc_addresses="loopback",
+        )  # fmt: skip
 
     return settings
 

@@ -55,6 +55,19 @@ def test_gates_decide_the_verdict_and_narrow_the_choice() -> None:
     )
 
 
+def test_gates_on_what_is_left_of_the_dense_networks_accuracy_and_on_sparsity() -> None:
+    ratio, sparse = Gate(metric="accuracy_ratio", value=0.95), Gate(metric="sparsity", value=0.2)
+    rounds = records(0.8, 0.79, 0.77, 0.7)
+    assert select_round(rounds, [ratio], None, "smallest_passing")[0].number == 2
+    assert select_round(rounds, [ratio, sparse], None, "best") == (rounds[2], True)
+    chosen, passed = select_round(records(0.8, 0.79, 0.7), [ratio, sparse], None, "smallest_passing")
+    assert (chosen.number, passed) == (2, False)
+    untrained = RoundRecord(1, 1, 0.5, {})
+    assert not ratio.passes(untrained, rounds[0])
+    assert not ratio.passes(rounds[1], untrained)
+    assert not ratio.passes(rounds[1], records(0.0)[0])
+
+
 def test_literal_lets_the_last_one_run_stand() -> None:
     assert select_round(records(0.8, 0.79, 0.5), [], LITERAL, "smallest_passing")[0].number == 2
     assert select_round(records(0.8, 0.79, 0.5), [], FACTOR, "smallest_passing")[0].number == 1
