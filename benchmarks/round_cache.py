@@ -71,7 +71,8 @@ def _turn(client: Client, references: dict[str, str], seed: int) -> tuple[float,
             shared = jobs
         else:
             alone = jobs
-    dense = statistics.median(sum(client.rounds(job)[0]["seconds"].values()) for job in alone)  # type: ignore[typeddict-item]
+    rounds: list[Any] = [client.rounds(job)[0] for job in alone]
+    dense = statistics.median(sum(round_["seconds"].values()) for round_ in rounds)
     again = client.wait(_post(client, references, "on", 2 * seed + 1, WAYS[0]), interval_seconds=0.02)
     repeated, first = _seconds(again), client.job(shared[0])
     entry, computed = repeated / (ROUNDS + 1), _seconds(first) / (ROUNDS + 1)

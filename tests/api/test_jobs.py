@@ -60,6 +60,7 @@ RECIPE = {
     },
     "controls": [],
     "materialize": None,
+    "sensitivity": None,
     "seed": 0,
 }
 PROMISED = {
