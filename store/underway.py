@@ -61,17 +61,17 @@ def woken(session: Session) -> list[str]:
     return pools
 
 
-def wait(session: Session, job: Job, name: str) -> bool:
+def wait(session: Session, job_id: str, project_id: str, name: str) -> bool:
     """Let a queued job wait for a round; False where there is nothing to wait for, or the job is not as it was.
 
     The round's row is locked first, and so cannot go before `awaits` is written: whoever deletes it finds the job.
     """
-    queued = (Job.id == job.id, Job.status == JobStatus.QUEUED, Job.awaits.is_(None))
+    queued = (Job.id == job_id, Job.status == JobStatus.QUEUED, Job.awaits.is_(None))
     if session.scalar(select(Job.id).where(*queued).with_for_update(skip_locked=True)) is None:
         return False
     underway = session.scalar(
         update(Underway)
-        .where(Underway.project_id == job.project_id, Underway.name == name)
+        .where(Underway.project_id == project_id, Underway.name == name)
         .values(is_awaited=True)
         .returning(Underway.job_id)
         .execution_options(synchronize_session=False)

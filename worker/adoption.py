@@ -33,11 +33,12 @@ log = logging.getLogger(__name__)
 
 
 class Waits(Exception):
-    """The job's next round is computed for another job."""
+    """The job's next round is computed for another job. Of the job it keeps values alone: the transaction that raises
+    this is rolled back, and the row that it read is gone with it."""
 
     def __init__(self, job: Job, name: str) -> None:
         super().__init__(name)
-        self.job, self.name = job, name
+        self.job_id, self.project_id, self.pool, self.name = job.id, job.project_id, job.pool, name
 
 
 @dataclass(frozen=True)
@@ -127,11 +128,10 @@ def look_ahead(session: Session, job: Job, determinism: Mapping[str, Any]) -> Ah
 
 def let_wait(database: Database, waits: Waits) -> None:
     """Until that round is stored, or its worker is gone: whoever ends it wakes the job."""
-    job = waits.job
     with database.transaction() as session:
-        if underway.wait(session, job, waits.name):
-            counters.count(session, "rounds_awaited", pool=job.pool)
-            log.info("%s waits for its next round, which another job's worker computes", job.id)
+        if underway.wait(session, waits.job_id, waits.project_id, waits.name):
+            counters.count(session, "rounds_awaited", pool=waits.pool)
+            log.info("%s waits for its next round, which another job's worker computes", waits.job_id)
 
 
 def adopt(attempt: JobAttempt, ahead: Ahead) -> bool:

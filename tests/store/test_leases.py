@@ -247,8 +247,8 @@ def test_a_round_is_begun_once_and_its_waiters_are_woken_by_whatever_ends_it(
         assert not underway.begin(session, waiter, "name", 0)
         jobs.give_back(session, waiter.id, waiter.attempt, Trigger.DRAIN, "waits")
     with database.transaction() as session:
-        assert underway.wait(session, waiter, "name")
-        assert not underway.wait(session, waiter, "name"), "it waits already"
+        assert underway.wait(session, waiter.id, waiter.project_id, "name")
+        assert not underway.wait(session, waiter.id, waiter.project_id, "name"), "it waits already"
     assert claim(database) is None, "the only queued job waits"
     expire(database, holder)
     with database.reading() as session:
@@ -261,7 +261,7 @@ def test_a_round_is_begun_once_and_its_waiters_are_woken_by_whatever_ends_it(
     with database.transaction() as session:
         assert underway.begin(session, first, "name", 0)
     with database.transaction() as session:
-        assert underway.wait(session, waiter, "name")
+        assert underway.wait(session, waiter.id, waiter.project_id, "name")
     record(database, first, 0)
     woken = claim(database)
     assert woken is not None
@@ -282,7 +282,7 @@ def test_of_many_that_begin_a_round_one_does(database: Database, submit: Callabl
                 return
             jobs.give_back(session, job.id, job.attempt, Trigger.DRAIN, "waits")
         with database.transaction() as session:
-            underway.wait(session, job, "name")
+            underway.wait(session, job.id, job.project_id, "name")
 
     def store() -> None:
         while not begun:
