@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo pictures serve backup restore test contract chaos fuzz bench screenshots check format clean
+.PHONY: help demo pictures serve backup restore test slow contract chaos fuzz bench screenshots check format clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -26,7 +26,10 @@ restore: $(VENV)/demo ## of a backup, into an empty data directory; make restore
 	$(BIN)/python -m embedded.restore "$(FROM)"
 
 test: $(VENV)/dev ## set up and run all tests (real Valkey, Celery workers, SQLite, PostgreSQL, S3 server)
-	$(BIN)/python -m pytest -q -n 3 --dist loadfile
+	$(BIN)/python -m pytest -q -n 3 --dist loadfile -m "not slow"
+
+slow: $(VENV)/dev ## set up and run the tests that `make test` leaves out, minutes
+	$(BIN)/python -m pytest -q -n 0 -m slow
 
 contract: $(VENV)/dev ## requests made from the OpenAPI document, right and wrong, minutes; EXAMPLES=200 for more
 	CONTRACT_EXAMPLES=$(or $(EXAMPLES),30) $(BIN)/python -m pytest -q -n 0 tests/api/test_contract.py

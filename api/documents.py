@@ -100,6 +100,16 @@ class AttemptDocument(BaseModel):
     worker: str
 
 
+class WaitingFor(BaseModel):
+    job: str
+    round: EntryName
+
+
+class AdoptedFrom(BaseModel):
+    job: str
+    round: EntryName
+
+
 class JobDocument(BaseModel):
     id: str
     object: Literal["job"] = "job"
@@ -117,7 +127,14 @@ class JobDocument(BaseModel):
     select: str
     pool: str
     priority: int
-    queue_position: int | None = Field(description="1: next of its pool; null where it is not queued")
+    queue_position: int | None = Field(
+        description="1: next of its pool by priority and age; null where it is not queued. Projects of one "
+        "priority take turns, so that a job may go earlier or later"
+    )
+    waiting_for: WaitingFor | None = Field(
+        description="the round that it needs next, which a worker computes for another job of the project just now: it "
+        "is taken up once that is stored, or that worker is gone. null: it waits for a worker, or for nothing"
+    )
     attempts: list[AttemptDocument]
     failures: int
     max_failures: int
@@ -126,7 +143,7 @@ class JobDocument(BaseModel):
     keep_rounds: str
     expires_in_seconds: float | None = Field(description="how long its artifacts stay after its end; null: for ever")
     artifacts: list[str] = Field(description="the kinds that are offered")
-    cache: str
+    cache: str = Field(description="on: rounds that the project has are adopted; off: all are computed, and compared")
     metadata: dict[str, str]
     error: Failure | None
     determinism: Json | None = Field(
@@ -263,6 +280,9 @@ class RoundDocument(BaseModel):
         "class of machine (the job's determinism), however often it was stopped"
     )
     artifacts: list[ArtifactDocument] = Field(description="empty where they were dropped: keep_rounds, expires_at")
+    adopted_from: AdoptedFrom | None = Field(
+        None, description="the job that computed it, which may be gone since; null: this one did"
+    )
     created_at: datetime
 
 

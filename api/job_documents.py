@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from sqlalchemy.orm import Session
 
-from api.documents import AttemptDocument, EntryName, JobDocument, Progress
+from api.documents import AttemptDocument, EntryName, JobDocument, Progress, WaitingFor
 from store import listing
 from store.listing import Surroundings
 from store.tables import Job, JobStatus
@@ -40,6 +40,7 @@ def _document(job: Job, around: Surroundings) -> JobDocument:
         pool=job.pool,
         priority=job.priority,
         queue_position=around.queue_position,
+        waiting_for=around.waits_for and WaitingFor(job=around.waits_for[0], round=entry_name(around.waits_for[1])),
         attempts=[
             AttemptDocument(
                 number=attempt.number,

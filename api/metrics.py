@@ -23,6 +23,9 @@ _COUNTERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "lease_losses": ("Leases that ran out because their worker went silent", ("of",)),
     "rounds": ("Rounds that were stored", ("pool",)),
     "round_seconds": ("Seconds of stored rounds, by phase", ("pool", "phase")),
+    "rounds_adopted": ("Rounds that a job had from another, computed once for both", ("pool",)),
+    "rounds_awaited": ("Times that a job was let wait for a round that another computed", ("pool",)),
+    "round_disagreements": ("Rounds that were computed again and came out otherwise", ("pool",)),
     "webhook_attempts": ("Attempts to send a message to a webhook", ("outcome",)),
 }
 

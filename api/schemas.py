@@ -77,7 +77,11 @@ class JobRequest(BaseModel):
         "indices that were kept and what that saved. null: model, masks, ticket and card, program where the model came "
         "as one, and of what recipe.materialize makes all but reduced_onnx",
     )
-    cache: Literal["on", "off"] = "on"
+    cache: Literal["on", "off"] = Field(
+        "on",
+        description="on: a round that the project has computed is adopted, not computed again; off: all are computed, "
+        "and an event, round.disagrees, tells of one that comes out otherwise",
+    )
     metadata: dict[MetadataKey, MetadataValue] = Field(
         default_factory=dict, max_length=16, description="your own labels, echoed"
     )

@@ -85,6 +85,7 @@ def statement_of(origin: Origin) -> dict[str, Any]:
                     "position": round_.position,
                     "sparsity": round_.sparsity,
                     "determinism": attempt.determinism,
+                    **({"adoptedFrom": f"urn:espalier:{round_.adopted_from}"} if round_.adopted_from else {}),
                 },
                 "resolvedDependencies": [
                     _resource("model", origin.model.id, origin.model.blob_digest),

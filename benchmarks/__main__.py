@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import api_speed, scores, selection, steps, table_sizes, uploads, warm_start
+from benchmarks import api_speed, round_cache, scores, selection, steps, table_sizes, uploads, warm_start
 
 
 def main() -> None:
@@ -33,6 +33,7 @@ def main() -> None:
     say(steps.report(4 * given.turns, given.open_lth))
     say(scores.report(given.turns))
     say(warm_start.report(5 * given.turns))
+    say(round_cache.report(given.turns))
     say(uploads.report(256 << 20, given.turns))
     say(api_speed.report(1000, 3 * given.turns))
     say(table_sizes.report([1_000, 1_000_000 if given.large else 100_000], 15))

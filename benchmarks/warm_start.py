@@ -58,7 +58,7 @@ def _upload(client: Client) -> dict[str, str]:
 def _turn(client: Client, references: dict[str, str]) -> tuple[float, float]:
     """Seconds from the POST to the claim, and, at most, to the first step."""
     posted_at = time.time()
-    job = client.create_job(model=references["model"], dataset=references["dataset"], recipe=RECIPE)
+    job = client.create_job(model=references["model"], dataset=references["dataset"], recipe=RECIPE, cache="off")
     done = client.wait(job["id"], interval_seconds=0.05)
     first: dict[str, Any] = {**client.rounds(job["id"])[0]}
     claimed_at = datetime.fromisoformat(done["attempts"][0]["started_at"]).timestamp()

@@ -8,12 +8,11 @@ training offers checkpoints, and one that was stored is handed in likewise.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 from torch import nn
 
-from pruning.budgets import Budget
 from pruning.checkpoints import Checkpoint, Misfit, Offer, check_fit
 from pruning.data import Dataset
 from pruning.pruner import Pruner
@@ -21,8 +20,8 @@ from pruning.randomness import CPU
 from pruning.recipe import Recipe
 from pruning.rewinding import REWINDS
 from pruning.rounds import Resume, Round, Stored, UnitCounts
-from pruning.schedules import most_rounds
-from pruning.selection import RoundRecord, last_passing, passes_floor, rounds_without_progress
+from pruning.selection import last_passing, passes_floor
+from pruning.stopping import has_final, is_met
 from pruning.trainer import RoundProgress, Trainer
 
 __all__ = ["Resume", "Round", "RoundProgress", "Stored", "UnitCounts", "prune_iteratively"]
@@ -72,7 +71,7 @@ def prune_iteratively(
     latest: Stored | None = None
     passing: Stored | None = None
 
-    while not _is_met(recipe, pruner.budget, rounds):
+    while not is_met(recipe, pruner.budget, rounds):
         started, number = time.perf_counter(), len(rounds)
         masks = pruner.dense_masks
         if rounds:
@@ -100,27 +99,13 @@ def prune_iteratively(
         _refuse(checkpoint)
     if not passes_floor(rounds[0], rounds[0], floor):
         return  # the dense network itself misses an absolute floor: the job ends there
-    if recipe.finally_.weights != "none" or recipe.finally_.train:
+    if has_final(recipe):
         chosen = last_passing(rounds, floor)
         passing = pruner.take_up(passing or load(chosen.position))
         if checkpoint is not None:
             pruner.check_fit(checkpoint, passing.masks)
         REWINDS[recipe.finally_.weights](trainer.model, trainer.origins, len(rounds))
         yield trainer.final_round(len(rounds), passing.masks, chosen, pruner, checkpoint)
-
-
-def _is_met(recipe: Recipe, budget: Budget, rounds: Sequence[RoundRecord]) -> bool:
-    """Whether the last of these rounds ends the loop."""
-    if not rounds:
-        return False
-    stop, last, dense = recipe.stop, rounds[-1], rounds[0]
-    return (
-        len(rounds) > most_rounds(recipe)
-        or (stop.sparsity is not None and budget.meets(stop.sparsity, last.sparsity))
-        or not passes_floor(last, dense, stop.accuracy_floor)
-        or (stop.seconds is not None and sum(round_.seconds for round_ in rounds) >= stop.seconds)
-        or (stop.patience is not None and rounds_without_progress(rounds) >= stop.patience)
-    )
 
 
 def _refuse(checkpoint: Checkpoint | None) -> None:

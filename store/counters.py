@@ -19,7 +19,17 @@ from sqlalchemy.orm import Session
 
 from store.tables import Counter
 
-Name = Literal["attempts_ended", "jobs_ended", "lease_losses", "rounds", "round_seconds", "webhook_attempts"]
+Name = Literal[
+    "attempts_ended",
+    "jobs_ended",
+    "lease_losses",
+    "rounds",
+    "round_seconds",
+    "rounds_adopted",
+    "rounds_awaited",
+    "round_disagreements",
+    "webhook_attempts",
+]
 
 _COUNTED = "counted"
 

@@ -65,7 +65,8 @@ def claim(session: Session, worker: str, lease_seconds: float) -> Intake | None:
     entities: tuple[type[Intake], ...] = (Dataset, Model)
     for entity in entities:
         waiting = (entity.status == IntakeStatus.VALIDATING) & entity.lease_until.is_(None)
-        row_id = leases.claim(session, entity, waiting, (entity.id,), worker, lease_seconds)
+        oldest = select(entity.id).where(waiting).order_by(entity.id).limit(1).with_for_update(skip_locked=True)
+        row_id = leases.claim(session, entity, waiting, oldest, worker, lease_seconds)
         if row_id is not None:
             return cast(Intake, session.get_one(entity, row_id))
     return None

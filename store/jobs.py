@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.orm import Session
 
-from store import audit, checkpoints, counters, labels, leases, listing, traces, webhooks
+from store import audit, checkpoints, counters, labels, leases, listing, traces, turns, underway, webhooks
 from store.blobs import StoredBlob
 from store.database import now
 from store.ids import new_id
@@ -53,12 +53,12 @@ def order(session: Session, project_id: str, job_id: str, verb: Trigger) -> Job 
 
 
 def claim(session: Session, pool: str, worker: str, lease_seconds: float) -> Job | None:
-    """The best queued job of a pool (priority, then age) as this worker's own, or None."""
+    """The queued job of a pool whose turn it is (`store.turns`) as this worker's own, or None."""
     job_id = leases.claim(
         session,
         Job,
-        (Job.pool == pool) & (Job.status == JobStatus.QUEUED),
-        (Job.priority.desc(), Job.id),
+        turns.can_be_claimed(Job, pool),
+        turns.next_job(session, pool),
         worker,
         lease_seconds,
         status=JobStatus.RUNNING,
@@ -122,8 +122,15 @@ def record_round(
     report: dict[str, Any],
     artifacts: Sequence[NewArtifact],
     lease_seconds: float,
+    name: str | None = None,
+    adopted_from: str | None = None,
 ) -> None:
-    """One more entry, whole or not at all, in the transaction that referred to its blobs (`store.blobs.refer`).
+    """One more entry, whole or not at all, in the transaction that referred to its blobs (`store.blobs.refer`). Jobs
+    that waited for it are free.
+
+    Args:
+        name: of the entry (`pruning.round_names`).
+        adopted_from: the job that computed it, if it was another.
 
     Raises Fenced where the attempt or the position is not the awaited one.
     """
@@ -133,6 +140,7 @@ def record_round(
         .values(
             last_position=position,
             failures=0,
+            is_awaited=False,
             lease_until=now() + lease_seconds,
             version=Job.version + 1,
         )
@@ -142,6 +150,8 @@ def record_round(
     if status is None:
         raise Fenced(job.id)
     checkpoints.remove(session, job.id)
+    if adopted_from is None:  # else it computes a later one
+        underway.end(session, job.id)
     session.execute(
         insert(Round).values(
             job_id=job.id,
@@ -151,12 +161,15 @@ def record_round(
             sparsity=sparsity,
             report=report,
             digests={artifact.kind: artifact.blob.digest for artifact in artifacts},
+            name=name,
+            adopted_from=adopted_from,
             created_at=now(),
         )
     )
     for artifact in artifacts:
         _insert(session, job, position, artifact)
-    _emit(session, job.id, "round.stored", {"position": position, "number": number, "sparsity": sparsity})
+    data: dict[str, Any] = {"position": position, "number": number, "sparsity": sparsity}
+    _emit(session, job.id, "round.stored", data | ({"adopted_from": adopted_from} if adopted_from else {}))
     told = {"round": "final" if number is None else number, "status": status, "conclusion": None}
     webhooks.tell(session, job.project_id, "round.stored", job.id, **told)
 

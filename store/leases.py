@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, select, update
+from sqlalchemy import ColumnElement, Row, Select, select, update
 from sqlalchemy.orm import Session
 
 from store.database import moment, now
@@ -32,17 +32,17 @@ def claim(
     session: Session,
     entity: Entity,
     waiting: ColumnElement[bool],
-    order: Sequence[Any],
+    best: Select[Any],
     worker: str,
     lease_seconds: float,
     **values: Any,
 ) -> str | None:
-    """Take the first row that waits; its id, or None. Of two workers that see the same row, one gets it.
+    """Take the row that `best` selects; its id, or None. Of two workers that see the same row, one gets it.
 
-    SKIP LOCKED (PostgreSQL) sends the second worker to the next row; SQLite has one writer at a time anyhow. The
-    repeated `waiting` closes the race where a row was taken between the subquery's snapshot and the update.
+    `best` locks its row, and passes over locked ones: SKIP LOCKED (PostgreSQL) sends the second worker to the next row;
+    SQLite has one writer at a time anyhow. `waiting`, said again, closes the race where a row was taken between the
+    subquery's snapshot and the update.
     """
-    best = select(entity.id).where(waiting).order_by(*order).limit(1).with_for_update(skip_locked=True)
     return session.execute(
         update(entity)
         .where(entity.id == best.scalar_subquery(), waiting)

@@ -23,6 +23,7 @@ from store.tables import (
     Model,
     Round,
     TrustRule,
+    Underway,
     Webhook,
 )
 
@@ -75,6 +76,8 @@ class Surroundings:
     """Entries that the latest attempt stored."""
     queue_position: int | None
     """1: next in its pool, over all projects; null where the job is not queued."""
+    waits_for: tuple[str, int | None] | None
+    """The job whose worker computes the round that it needs, and the round's number (null: the final entry)."""
     read_at: float
 
 
@@ -94,6 +97,14 @@ def surroundings(session: Session, jobs: Sequence[Job]) -> dict[str, Surrounding
         .group_by(Round.job_id)
     )
     num_stored = dict(stored.all())
+    waited_for = {
+        row.id: (row.job_id, row.number)
+        for row in session.execute(
+            select(Job.id, Underway.job_id, Underway.number)
+            .join(Underway, (Underway.project_id == Job.project_id) & (Underway.name == Job.awaits))
+            .where(Job.id.in_([job.id for job in jobs if job.awaits is not None]))
+        )
+    }
     queued = _queue_positions(session, [job.id for job in jobs if job.status == JobStatus.QUEUED])
     read_at = session.scalars(select(now())).one()
     return {
@@ -102,6 +113,7 @@ def surroundings(session: Session, jobs: Sequence[Job]) -> dict[str, Surrounding
             round_numbers={row.position: row.number for row in numbers if row.job_id == job_id},
             num_rounds_of_attempt=num_stored.get(job_id, 0),
             queue_position=queued.get(job_id),
+            waits_for=waited_for.get(job_id),
             read_at=read_at,
         )
         for job_id in ids
@@ -109,7 +121,8 @@ def surroundings(session: Session, jobs: Sequence[Job]) -> dict[str, Surrounding
 
 
 def goes_first(ahead: type[Job]) -> ColumnElement[bool]:
-    """Of two queued jobs of a pool, or it is the job itself: the order of `jobs.claim`."""
+    """Of two queued jobs of a pool, or it is the job itself: by priority, then age. `store.turns` goes by that within a
+    project; between projects it is fair."""
     return or_(ahead.priority > Job.priority, (ahead.priority == Job.priority) & (ahead.id <= Job.id))
 
 

@@ -78,8 +78,10 @@ def _close_attempts(session: Session, job_id: str, reason: str) -> None:
 
 
 def waiting_rows(session: Session) -> dict[str, int]:
-    """How many rows wait for a worker, by queue: queued jobs in those of their pools, uploads in INTAKE."""
-    by_pool = select(Job.pool, func.count()).where(Job.status == JobStatus.QUEUED).group_by(Job.pool)
+    """How many rows a worker could take now, by queue: queued jobs in those of their pools, but for those that wait for
+    another one's round, and uploads in INTAKE."""
+    can_go = (Job.status == JobStatus.QUEUED) & Job.awaits.is_(None)
+    by_pool = select(Job.pool, func.count()).where(can_go).group_by(Job.pool)
     waiting = {INTAKE: 0}
     for pool, count in session.execute(by_pool):
         waiting[pool] = count

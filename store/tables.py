@@ -135,6 +135,8 @@ class Dataset(Leased, Base):
 
 _HELD = text("lease_until IS NOT NULL")
 """Of millions of jobs few are held at a time: a small index, which is all that a sweep for lost leases reads."""
+_AWAITS = text("awaits IS NOT NULL")
+_CLAIMABLE = text("status = 'queued' AND awaits IS NULL")
 
 
 class Job(Leased, Base):
@@ -146,6 +148,8 @@ class Job(Leased, Base):
         Index(None, "project_id", "created_at"),
         Index("ix_jobs_leases", "status", "lease_until"),
         Index("ix_jobs_held", "lease_until", sqlite_where=_HELD, postgresql_where=_HELD),
+        Index("ix_jobs_busy", "pool", "project_id", sqlite_where=_HELD, postgresql_where=_HELD),
+        Index("ix_jobs_awaits", "project_id", "awaits", sqlite_where=_AWAITS, postgresql_where=_AWAITS),
         Index(None, "sweep_at"),
         Index(None, "model_id"),
         Index(None, "dataset_id"),
@@ -170,7 +174,7 @@ class Job(Leased, Base):
     queue_timeout_seconds: Mapped[float | None] = mapped_column(default=None)
     deadline_seconds: Mapped[float | None] = mapped_column(default=None)
     options: Mapped[dict[str, Any]]
-    """cache and metadata, as given: echoed, read by nobody else yet."""
+    """cache (on or off: whether rounds of other jobs are adopted), and metadata, which is only echoed."""
     keep_rounds: Mapped[str] = mapped_column(String(20), default="all")
     """all, pareto or selected: whose artifacts stay when the job has ended."""
     expires_in_seconds: Mapped[float | None] = mapped_column(default=None)
@@ -195,6 +199,11 @@ class Job(Leased, Base):
     """Position of the last stored entry; -1: none. A resume goes on behind it."""
     progress: Mapped[dict[str, Any] | None] = mapped_column(default=None)
     """{round, step, steps} of the training that runs now, as of the last renewal."""
+    awaits: Mapped[str | None] = mapped_column(String(64), default=None)
+    """The name of the round that it needs next while a worker computes it for another job (`Underway`): nobody takes
+    the job then. Null otherwise."""
+    is_awaited: Mapped[bool] = mapped_column(default=False)
+    """It was given back in the middle of a round that other jobs waited for: it goes first."""
     selected_position: Mapped[int | None] = mapped_column(default=None)
     version: Mapped[int] = mapped_column(default=1)
     """Rises with every change that a reader could see."""
@@ -209,7 +218,17 @@ class Job(Leased, Base):
     """When the sweeper has artifacts of it to drop next; null: never."""
 
 
-Index("ix_jobs_claim", Job.pool, Job.status, Job.priority.desc(), Job.id)  # in the order of the claims
+Index("ix_jobs_claim", Job.pool, Job.status, Job.priority.desc(), Job.id)  # a queue in its order
+Index(  # in the order of the claims: `store/turns.py`
+    "ix_jobs_turns",
+    Job.pool,
+    Job.priority.desc(),
+    Job.project_id,
+    Job.is_awaited.desc(),
+    Job.id,
+    sqlite_where=_CLAIMABLE,
+    postgresql_where=_CLAIMABLE,
+)
 
 
 class Attempt(Base):
@@ -233,7 +252,7 @@ class Round(Base):
     """One entry of a job's result: a numbered round, or the unnumbered final one. Written once, never changed."""
 
     __tablename__ = "rounds"
-    __table_args__ = (PrimaryKeyConstraint("job_id", "position"),)
+    __table_args__ = (PrimaryKeyConstraint("job_id", "position"), Index(None, "name"))
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
     position: Mapped[int]
@@ -246,7 +265,28 @@ class Round(Base):
     """The round's shape on the wire, less what other columns and rows hold."""
     digests: Mapped[dict[str, Any]] = mapped_column(default=dict)
     """By kind, of the files it was stored with: known still when these are gone."""
+    name: Mapped[str | None] = mapped_column(String(64), default=None)
+    """Digest of all that determines it (`pruning.round_names`); null: not known, and so nobody adopts it."""
+    adopted_from: Mapped[str | None] = mapped_column(String(40), default=None)
+    """The job that computed it, which may be gone; null: this one did."""
     created_at: Mapped[float]
+
+
+class Underway(Base):
+    """A round that a worker computes now, so that nobody else begins it: `store/underway.py`. There exactly while the
+    worker holds its job."""
+
+    __tablename__ = "underway"
+    __table_args__ = (PrimaryKeyConstraint("project_id", "name"), UniqueConstraint("job_id"))
+
+    project_id: Mapped[str] = mapped_column(String(40))
+    name: Mapped[str] = mapped_column(String(64))
+    """Of the round, as `rounds.name`."""
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    number: Mapped[int | None]
+    """Of the round; null: the final entry."""
+    is_awaited: Mapped[bool] = mapped_column(default=False)
+    """Whether other jobs wait for it."""
 
 
 class Checkpoint(Base):

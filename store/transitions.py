@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import case, insert, literal, null, update
 from sqlalchemy.orm import Session
 
-from store import checkpoints, counters, webhooks
+from store import checkpoints, counters, underway, webhooks
 from store.database import now
 from store.leases import holds
 from store.tables import Event, Job, JobStatus
@@ -116,7 +116,7 @@ def change(
         # Whoever held the job holds it no longer; orders (pausing, canceling) leave the lease with the worker.
         values |= {"lease_until": case((Job.status.in_(lasting), null()), else_=Job.lease_until)}
         values |= {"worker": case((Job.status.in_(lasting), null()), else_=Job.worker)}
-        values |= {"progress": null()}
+        values |= {"progress": null(), "awaits": null()}
     if ending:
         named = {
             old: literal(_CONCLUSIONS.get(new) if new is S.CANCELED else conclusion or _CONCLUSIONS.get(new))
@@ -147,6 +147,9 @@ def change(
     ).first()
     if row is None:
         return None
+    still_held = row.status in (S.PAUSING, S.CANCELING)  # ordered to stop: its worker ends it
+    if not still_held and underway.end(session, job_id) and row.status == S.QUEUED:
+        session.execute(update(Job).where(Job.id == job_id).values(is_awaited=True))
     if JobStatus(row.status).is_terminal:
         counters.count(session, "jobs_ended", status=row.status, conclusion=row.conclusion)
     data = {"trigger": trigger.value, **(detail or {})}

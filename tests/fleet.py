@@ -136,6 +136,7 @@ class Fleet:
             return located(session, digest)
 
     def submit(self, model: Model, dataset: Dataset, recipe: dict[str, Any] = SMALL, **columns: Any) -> Job:
+        """Computed, whatever there is: most tests compare what two jobs computed."""
         full = Recipe.model_validate(recipe).to_json()
         defaults = {"gates": [], "select": "smallest_passing", "artifacts": ["model", "masks", "ticket"]}
         with self.database.transaction() as session:
@@ -143,7 +144,11 @@ class Fleet:
                 session,
                 **defaults
                 | {"project_id": self.project, "model_id": model.id, "dataset_id": dataset.id, "recipe": full}
-                | {"pool": self.settings.worker_pool, "options": {}, "planned_rounds": full["stop"]["rounds"] or 0}
+                | {
+                    "pool": self.settings.worker_pool,
+                    "options": {"cache": "off"},
+                    "planned_rounds": full["stop"]["rounds"] or 0,
+                }
                 | columns,
             )
         self.ring()

@@ -12,11 +12,12 @@ from sqlalchemy.orm import Session
 from pruning.formats.names import PROGRAM, family_of
 from pruning.recipe import Recipe
 from pruning.selection import Gate, RoundRecord, Select, last_passing, select_round
-from store import counters, intake, jobs, step_times
+from store import counters, intake, jobs, step_times, underway
 from store.blobs import BlobStore, StoredBlob, refer
 from store.settings import Settings
 from store.tables import Dataset, Job, Model, Round
 from store.transitions import Trigger
+from worker.adoption import Course, begin_next, named_entry, record_of
 from worker.card import card
 from worker.checkpoints import Checkpoints
 from worker.folder import Folder
@@ -77,6 +78,8 @@ class JobAttempt:
         self._began_at = self._entry_began_at = time.monotonic()
         self._is_first = True
         self._spans = RoundSpans()
+        self.course: Course | None = None
+        """Its entries by name; null: they have none, and are neither adopted nor offered to others."""
 
     def order(self) -> dict[str, Any]:
         """The child's one order: inputs lie in its folder, `rounds` are the entries that are stored already."""
@@ -119,11 +122,7 @@ class JobAttempt:
         self._check_turn(message)
         match message:
             case Started():
-                self.lease.write(
-                    lambda session: jobs.record_determinism(
-                        session, self.job.id, self.job.attempt, dict(message.determinism)
-                    )
-                )
+                self.lease.write(partial(self._start, dict(message.determinism)))
             case RoundDone():
                 self._store_round(message)
                 self._spans.stored(message)
@@ -138,7 +137,7 @@ class JobAttempt:
                     )
                 )
             case Finished():
-                self._finish()
+                self.complete()
                 return True
             case Failed():
                 error = {"code": message.code, "message": message.message, "retryable": False}
@@ -147,6 +146,19 @@ class JobAttempt:
             case _:
                 log.warning("%s: unexpected message %s", self.job.id, message.type)
         return False
+
+    def passed(self, record: RoundRecord, name: str) -> None:
+        """An entry that is stored without the child."""
+        assert self.course is not None
+        self.course = self.course.after(record, name)
+        self._next_position = record.position + 1
+
+    def _start(self, determinism: dict[str, Any], session: Session) -> None:
+        jobs.record_determinism(session, self.job.id, self.job.attempt, determinism)
+        if self.course is not None and self.course.determinism != determinism:
+            log.warning("%s: the class of machine has changed, its rounds are not named", self.job.id)
+            self.course = None
+            underway.end(session, self.job.id)
 
     def _check_turn(self, message: AnyMessage) -> None:
         """Each of these writes rows or blobs that stay: a child that repeats itself would fill the database."""
@@ -196,15 +208,17 @@ class JobAttempt:
         return {a.kind: a.blob_digest for a in artifacts if a.kind in ("model", "masks", "ticket", "optimizer")}
 
     def _store_round(self, done: RoundDone) -> None:
-        ended_at, tries = time.monotonic(), 0
+        ended_at, tries, course = time.monotonic(), 0, self.course
 
         def record(blobs: dict[str, StoredBlob], session: Session) -> None:
-            nonlocal tries
+            nonlocal tries, course
             tries += 1
             if tries > 1 and jobs.has_stored(session, self.job, done.position):
                 return  # the connection was cut between the commit and its answer
             for blob in sorted(blobs.values(), key=lambda blob: blob.digest):
                 refer(session, blob)  # in one order, so that two jobs with files in common never wait for each other
+            digests = {kind: blob.digest for kind, blob in blobs.items()}
+            named = named_entry(session, self.job, self.course, done.number, digests)
             jobs.record_round(
                 session,
                 self.job,
@@ -214,7 +228,9 @@ class JobAttempt:
                 report=done.report.model_dump(),
                 artifacts=[jobs.NewArtifact(kind, *FORMATS[kind], blob) for kind, blob in blobs.items()],
                 lease_seconds=self.lease.seconds,
+                name=named,
             )
+            course = begin_next(session, self.job, self.course, done, named)
             counters.count_round(session, self.job.pool, done.report.seconds, at_most=ended_at - self._began_at)
             step_times.record(
                 session, self.job, done.report.model_dump(), ended_at - self._entry_began_at, self._is_first
@@ -222,6 +238,7 @@ class JobAttempt:
 
         files = {kind: name for kind, name in done.files.items() if kind in OF_ROUNDS}
         store_files(self.lease, self.folder, self.blobs, files, record)
+        self.course = course
         self._entry_began_at, self._is_first = ended_at, False  # storing is a part of what the next one takes
         self._next_position += 1
         for name in files.values():
@@ -246,7 +263,13 @@ class JobAttempt:
         gates = [Gate.model_validate(gate) for gate in self.job.gates]
         return select_round(records, gates, self.recipe.stop.accuracy_floor, cast(Select, self.job.select))
 
-    def _finish(self) -> None:
+    @property
+    def wants_exports(self) -> bool:
+        """Which need a child."""
+        return not EXPORTS.isdisjoint(self.job.artifacts)
+
+    def complete(self) -> None:
+        """With nothing left to compute."""
         if "card" not in self.job.artifacts:
             self.lease.write(self._complete)
             return
@@ -345,9 +368,3 @@ def _format_of(model: Model) -> str:
     if family_of(model.spec.get("architecture")) is not None:
         return PROGRAM
     return "safetensors" if model.format == "architecture" else model.format
-
-
-def record_of(row: Round) -> RoundRecord:
-    validation = row.report["metrics"].get("validation", {})
-    seconds = sum(row.report.get("seconds", {}).values())
-    return RoundRecord(row.position, row.number, row.sparsity, validation, seconds)

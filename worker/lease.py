@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy.orm import Session
 
-from store import jobs, leases
+from store import jobs, leases, underway
 from store.blobs import BlobsAway
 from store.database import AWAY, Database
 from store.leases import Entity, Fenced
@@ -50,6 +50,8 @@ class Lease:
         self._renewed_at = time.monotonic()
         self._progress: dict[str, Any] | None = None
         self.status: str = ""
+        self.woken: list[str] = []
+        """Pools of jobs that were freed by what was written: whoever has a bell rings for them."""
 
     @property
     def ordered_to_stop(self) -> bool:
@@ -119,6 +121,7 @@ class Lease:
                     raise Fenced(self.row_id) from error
                 time.sleep(RETRY_SECONDS)
             else:
+                self.woken += underway.woken(session)
                 if is_renewal:  # counted from before the question: the database's clock started no earlier
                     self._renewed_at = asked_at
                 return result

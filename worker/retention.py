@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from pruning.selection import RoundRecord, pareto_front
 from store import jobs, retention
 from store.tables import Job
-from worker.attempts import record_of
+from worker.adoption import record_of
 
 
 def drop_artifacts(session: Session) -> int:

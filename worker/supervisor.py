@@ -30,6 +30,7 @@ from store.tables import Dataset, Job, JobStatus, Model
 from store.version import VERSION
 from store.workers import Announcement
 from worker import sandbox
+from worker.adoption import Ahead, Waits, adopt, let_wait, look_ahead
 from worker.attempts import IntakeAttempt, JobAttempt
 from worker.children import Child, Children, Exited
 from worker.devices import NoDevice
@@ -89,6 +90,8 @@ class Supervisor:
         self._job_slots, self._intake_slots = Slots(slots), Slots([Slot()])
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self._presence: Presence | None = None
+        self._classes: dict[str | None, dict[str, Any]] = {}
+        self._untried = ""
         self._clear_work_dir()
         self.children.warm_up()
         for slot in dict.fromkeys(slots):
@@ -107,8 +110,31 @@ class Supervisor:
             extras=tuple(installed()),
         )
 
+    def _class_of(self, slot: Slot) -> dict[str, Any] | None:
+        """The determinism class of what a slot computes, asked of a child once; None where none can tell: then nothing
+        is adopted."""
+        if slot.cuda_device not in self._classes:
+            try:
+                found, why = self._tried(slot), self._untried
+            except OSError as error:
+                found, why = None, str(error)
+            if found is None:
+                log.warning("no round is adopted for now: %s", why)
+                return None
+            self._classes[slot.cuda_device] = found
+        return self._classes[slot.cuda_device]
+
     def _try_device(self, slot: Slot) -> None:
         """Train a step on it, locked in as a job will be: a worker whose device is broken would fail job after job."""
+        found = self._tried(slot)
+        if found is None:
+            self.close()
+            raise NoDevice(f"CUDA device {slot.cuda_device} cannot be used: {self._untried}")
+        log.info("slot on CUDA device %s: %s", slot.cuda_device, found["model"])
+        self._classes[slot.cuda_device] = found
+
+    def _tried(self, slot: Slot) -> dict[str, Any] | None:
+        """The determinism class that a child finds there; None where it trains no step, and `_untried` says why."""
         order = {
             "work": "try_device",
             "threads": self.settings.worker_threads,
@@ -121,14 +147,12 @@ class Supervisor:
             child.order(order | {"folder": str(folder.root)} | self._terms(slot))
             match child.next_message(DEVICE_SECONDS):
                 case Started(determinism=found):
-                    log.info("slot on CUDA device %s: %s", slot.cuda_device, found["model"])
-                    return
+                    return dict(found)
                 case None:
-                    reason = f"it did not train a step in {DEVICE_SECONDS:g} s"
+                    self._untried = f"it did not train a step in {DEVICE_SECONDS:g} s"
                 case _:
-                    reason = child.last_words()
-        self.close()
-        raise NoDevice(f"CUDA device {slot.cuda_device} cannot be used: {reason}")
+                    self._untried = child.last_words()
+        return None
 
     def run_next(self, queue: str) -> None:
         """Serve a queue until nothing waits in it; return at once where another thread of this worker will.
@@ -151,17 +175,32 @@ class Supervisor:
         if self.draining.is_set() or not self.room.is_there():
             return False
         row: Job | Model | Dataset | None
-        with self.database.transaction() as session:
-            if queue == INTAKE:
+        ahead = None
+        if queue == INTAKE:
+            with self.database.transaction() as session:
                 row = intake.claim(session, self.name, self.settings.lease_seconds)
-            else:
-                row = jobs.claim(session, queue, self.name, self.settings.lease_seconds)
+        else:
+            row, ahead = self._claim_job(queue, slot)
         if row is None:
             return False
         with bound(**{_KINDS[type(row)]: row.id}, attempt=row.attempt, worker=self.name), attempt_span(row, self.name):
-            return self._see_through(queue, row, slot)
+            return self._see_through(queue, row, slot, ahead)
 
-    def _see_through(self, queue: str, row: Job | Model | Dataset, slot: Slot) -> bool:
+    def _claim_job(self, queue: str, slot: Slot) -> tuple[Job | None, Ahead | None]:
+        """A job and what it need not compute. One whose next round another worker computes is let wait, as if it had
+        not been claimed: its transaction is rolled back."""
+        determinism = self._class_of(slot)
+        while True:
+            try:
+                with self.database.transaction() as session:
+                    job = jobs.claim(session, queue, self.name, self.settings.lease_seconds)
+                    if job is None or determinism is None:
+                        return job, None
+                    return job, look_ahead(session, job, determinism)
+            except Waits as waits:
+                let_wait(self.database, waits)
+
+    def _see_through(self, queue: str, row: Job | Model | Dataset, slot: Slot, ahead: Ahead | None = None) -> bool:
         """Whether more may be taken at once."""
         log.info("%s attempt %d: claimed", row.id, row.attempt)
         lease = Lease(self.database, self.settings, type(row), row.id, row.attempt, self.draining)
@@ -169,6 +208,11 @@ class Supervisor:
         kind = JobAttempt if isinstance(row, Job) else IntakeAttempt
         attempt: JobAttempt | IntakeAttempt = kind(row, lease, folder, self.blobs, self.settings)  # type: ignore[arg-type]
         try:
+            if ahead is not None and isinstance(attempt, JobAttempt):
+                is_all = adopt(attempt, ahead)
+                if is_all and not attempt.wants_exports:
+                    attempt.complete()
+                    return True
             try:
                 with folder, self.children.lent() as child:  # it is dead before its folder goes
                     waits_again = self._attend(attempt, child, slot)
@@ -181,9 +225,15 @@ class Supervisor:
             log.warning("%s attempt %d: fenced, nothing more is written", row.id, row.attempt)
             traces.note_end("fenced")
             return True
+        finally:
+            self._ring_for_woken(lease)
         if waits_again:
             self.bell.ring(queue)  # another worker's turn, perhaps: this one may be draining
         return True
+
+    def _ring_for_woken(self, lease: Lease) -> None:
+        while lease.woken:
+            self.bell.ring(lease.woken.pop())
 
     def _clear_work_dir(self) -> None:
         """Folders of attempts whose worker was killed; those that other workers of this machine hold stay."""
@@ -207,6 +257,7 @@ class Supervisor:
                     raise Full("the worker's disk is full, which may be why the training process failed")
                 if attempt.take(message):
                     return False
+                self._ring_for_woken(attempt.lease)
         except Full as error:
             if self.room.is_taken_by(attempt.folder):
                 return attempt.lost(f"its own files fill the worker's disk: {error}")

@@ -58,6 +58,8 @@ def round_documents(session: Session, job: Job) -> list[RoundDocument]:
                 "pareto": round_.position in front,
                 "digests": {kind: digest for kind, digest in round_.digests.items() if kind in listing.PROVEN},
                 "artifacts": artifacts.get(round_.position, []),
+                "adopted_from": round_.adopted_from
+                and {"job": round_.adopted_from, "round": entry_name(round_.number)},
                 "created_at": round_.created_at,
             }
         )

@@ -59,6 +59,13 @@ class Progress(TypedDict):
     eta_seconds: float | None
 
 
+class OtherEntry(TypedDict):
+    """A round of another job of the project."""
+
+    job: str
+    round: EntryName
+
+
 class Job(TypedDict):
     """`status` says whether the service did its work, `conclusion` whether the result passed the gates."""
 
@@ -71,6 +78,7 @@ class Job(TypedDict):
     dataset: str
     recipe: dict[str, Any]
     progress: Progress
+    waiting_for: OtherEntry | None
     selected_round: EntryName | None
     gates: list[dict[str, Any]]
     attempts: list[dict[str, Any]]
@@ -122,6 +130,7 @@ class Round(TypedDict):
     layers: list[dict[str, Any]]
     metrics: dict[str, dict[str, float]]
     artifacts: list[Artifact]
+    adopted_from: OtherEntry | None
 
 
 class HeldJob(TypedDict):

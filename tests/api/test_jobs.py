@@ -96,6 +96,7 @@ def test_three_lines_make_a_job_and_the_rest_is_filled_in(client: TestClient, bo
         "pool": client.get("/v1/capabilities").json()["default_pool"],
         "priority": 0,
         "queue_position": 1,
+        "waiting_for": None,
         "attempts": [],
         "failures": 0,
         "max_failures": 3,

@@ -31,9 +31,18 @@ ASKED: dict[str, Any] = {
     "cache": "off",
     "metadata": {"sha": "1a2b3c"},
 }
-LIFE = {"id", "status", "done", "conclusion", "retried_from", "progress", "queue_position", "attempts", "failures"} | {
-    *("selected_round", "error", "determinism", "created_at", "started_at", "finished_at", "expires_at")
-}
+LIFE = {
+    "id",
+    "status",
+    "done",
+    "conclusion",
+    "retried_from",
+    "progress",
+    "queue_position",
+    "waiting_for",
+    "attempts",
+    "failures",
+} | {*("selected_round", "error", "determinism", "created_at", "started_at", "finished_at", "expires_at")}
 """Fields that are each job's own."""
 
 

@@ -65,7 +65,7 @@ def post(client: Client) -> Job:
     spec: dict[str, Any] = {"format": "architecture", "input_shape": (1, 4, 4), "num_classes": 10}
     model = client.upload_model(b"", architecture="lenet_300_100", **spec)
     dataset = client.upload_dataset({"train": (images, targets), "validation": (images, targets)})
-    return client.create_job(model=model, dataset=dataset, recipe=RECIPE, max_failures=1)
+    return client.create_job(model=model, dataset=dataset, recipe=RECIPE, max_failures=1, cache="off")
 
 
 def digests(client: Client, job: Job) -> dict[tuple[int | str, str], str]:

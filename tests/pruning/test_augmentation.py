@@ -75,7 +75,6 @@ def test_only_images_are_augmented() -> None:
         assert caught.value.field == ("training", "augmentation")
 
 
-@pytest.mark.slow
 def test_a_batch_takes_two_milliseconds() -> None:
     images = torch.zeros(128, 3, 32, 32, dtype=torch.uint8)
     augment = augmenter(Augmentation(flip=True, crop_padding=4), images, 0, 0)

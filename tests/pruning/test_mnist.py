@@ -15,7 +15,6 @@ from pruning.recipe import Recipe
 MNIST = Path(os.environ.get("ESPALIER_TEST_MNIST") or Path(__file__).parents[3] / "shared/data/mnist.npz")
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(
     not MNIST.exists(), reason="MNIST is not there; ESPALIER_TEST_MNIST=PATH names an npz or idx folder"

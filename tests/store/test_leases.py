@@ -9,12 +9,13 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy import func, select, update
 
-from store import intake, jobs, sweeps
+from store import intake, jobs, sweeps, underway
 from store.blobs import BlobStore, StoredBlob, refer
 from store.database import Database
 from store.leases import Fenced
 from store.queue import INTAKE
-from store.tables import Artifact, Attempt, Blob, Job, JobStatus, Model, Round
+from store.tables import Artifact, Attempt, Blob, Job, JobStatus, Model, Project, Round, Underway
+from store.transitions import Trigger
 
 
 def claim(database: Database, seconds: float = 60, worker: str = "w") -> Job | None:
@@ -214,3 +215,87 @@ def test_validation_is_fenced_and_bounded_too(database: Database, project: str) 
     assert model.status == "invalid"
     assert model.error is not None
     assert "SIGSEGV" in model.error["message"]
+
+
+def test_projects_take_turns(database: Database, submit: Callable[..., Job]) -> None:
+    """One that posted first, and much, does not keep the other waiting; an urgent job still goes before."""
+    with database.transaction() as session:
+        session.add(Project(id="prj_zzz", name="other", created_at=1.0))
+    busy = [submit() for _ in range(4)]
+    other = [submit(project_id="prj_zzz") for _ in range(2)]
+    urgent = submit(priority=5)
+    taken = []
+    while (job := claim(database)) is not None:
+        taken.append(job.id)
+    # The urgent one is running by then: it is the other's turn.
+    assert taken == [
+        urgent.id, other[0].id, busy[0].id, other[1].id, busy[1].id, busy[2].id, busy[3].id
+    ]  # fmt: skip
+
+
+def test_a_round_is_begun_once_and_its_waiters_are_woken_by_whatever_ends_it(
+    database: Database, submit: Callable[..., Job]
+) -> None:
+    submit(), submit()
+    holder = claim(database)
+    assert holder is not None
+    with database.transaction() as session:
+        assert underway.begin(session, holder, "name", 0)
+    waiter = claim(database)
+    assert waiter is not None
+    with database.transaction() as session:
+        assert not underway.begin(session, waiter, "name", 0)
+        jobs.give_back(session, waiter.id, waiter.attempt, Trigger.DRAIN, "waits")
+    with database.transaction() as session:
+        assert underway.wait(session, waiter.id, waiter.project_id, "name")
+        assert not underway.wait(session, waiter.id, waiter.project_id, "name"), "it waits already"
+    assert claim(database) is None, "the only queued job waits"
+    expire(database, holder)
+    with database.reading() as session:
+        assert session.get_one(Job, waiter.id).awaits is None
+        assert session.scalar(select(func.count()).select_from(Underway)) == 0
+        assert session.get_one(Job, holder.id).is_awaited
+    first = claim(database)
+    assert first is not None
+    assert first.id == holder.id, "others waited for it"
+    with database.transaction() as session:
+        assert underway.begin(session, first, "name", 0)
+    with database.transaction() as session:
+        assert underway.wait(session, waiter.id, waiter.project_id, "name")
+    record(database, first, 0)
+    woken = claim(database)
+    assert woken is not None
+    assert woken.id == waiter.id
+
+
+def test_of_many_that_begin_a_round_one_does(database: Database, submit: Callable[..., Job]) -> None:
+    """And whoever comes to wait while it is stored is woken all the same."""
+    for _ in range(9):
+        submit()
+    held = [job for _ in range(9) if (job := claim(database)) is not None]
+    begun: list[Job] = []
+
+    def race(job: Job) -> None:
+        with database.transaction() as session:
+            if underway.begin(session, job, "name", 0):
+                begun.append(job)
+                return
+            jobs.give_back(session, job.id, job.attempt, Trigger.DRAIN, "waits")
+        with database.transaction() as session:
+            underway.wait(session, job.id, job.project_id, "name")
+
+    def store() -> None:
+        while not begun:
+            time.sleep(0.001)
+        record(database, begun[0], 0)
+
+    racers = [threading.Thread(target=race, args=(job,)) for job in held] + [threading.Thread(target=store)]
+    for racer in racers:
+        racer.start()
+    for racer in racers:
+        racer.join()
+    with database.reading() as session:
+        awaited = session.execute(
+            select(Job.awaits, Underway.name).outerjoin(Underway, Underway.name == Job.awaits).distinct()
+        ).all()
+        assert all(job_awaits == name for job_awaits, name in awaited), "nobody waits for what nobody computes"
