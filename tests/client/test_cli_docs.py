@@ -1,4 +1,4 @@
-"""Every command that docs/cli.md and docs/quickstart.md name is one that there is, with these arguments. Those that can
+"""Every command that docs/cli.md, docs/quickstart.md and README.md name is one that there is, with these arguments. Those that can
 be run without more than a service are run by tests/end_to_end/test_client_docs.py."""
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ def parsed(words: list[str]) -> click.Context:
     return command.make_context(command.name, words, parent=parent)
 
 
-@pytest.mark.parametrize("line", [*commands("cli.md"), *commands("quickstart.md")])
+PAGES = ("cli.md", "quickstart.md", "../README.md")
+
+
+@pytest.mark.parametrize("line", [line for page in PAGES for line in commands(page)])
 def test_a_documented_command_is_one(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     words = shlex.split(line)[1:]
