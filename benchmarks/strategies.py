@@ -3,7 +3,7 @@
     python -m benchmarks.strategies docs
 
 Validation accuracy against sparsity, one seed, small budgets: how a family behaves, not how good it is. What is claimed
-of the papers' strategies is measured by `benchmarks.reproduce`. About four minutes on one core.
+of the papers' strategies is measured by `benchmarks.reproduce`. About one minute on one core.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def digits() -> Dataset:
 
 
 def recipe(strategy: str, **given: Any) -> Recipe:
-    """The strategy's own, with fewer steps and rounds. Units get the same training, and no floor that ends the curve."""
+    """The strategy's own, with fewer steps and rounds. Units train alike, and no floor ends their curve."""
     row = STRATEGIES[strategy].defaults
     training: dict[str, Any] = {"steps": STEPS, "evaluate_every_steps": STEPS}
     if row["granularity"] == "unit":

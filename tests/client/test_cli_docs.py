@@ -1,5 +1,5 @@
-"""Every command that docs/cli.md, docs/quickstart.md and README.md name is one that there is, with these arguments. Those that can
-be run without more than a service are run by tests/end_to_end/test_client_docs.py."""
+"""Every command that these pages name is one that there is, with these arguments. Those that can be run without more
+than a service are run by tests/end_to_end/test_client_docs.py."""
 
 from __future__ import annotations
 
