@@ -38,7 +38,7 @@ PAGES = ("cli.md", "quickstart.md", "../README.md")
 @pytest.mark.parametrize("line", [line for page in PAGES for line in commands(page)])
 def test_a_documented_command_is_one(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    words = shlex.split(line)[1:]
+    words = shlex.split(line, comments=True)[1:]
     for word in words:
         if word in ("mnist", "flowers", "rated"):
             Path(word).mkdir()
