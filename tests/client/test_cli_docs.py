@@ -1,4 +1,4 @@
-"""Every command that docs/cli.md names is one that there is, with these arguments. Those that can be run without more
+"""Every command that these pages name is one that there is, with these arguments. Those that can be run without more
 than a service are run by tests/end_to_end/test_client_docs.py."""
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ import click
 import pytest
 from espalier.cli import cli
 
-DOC = Path(__file__).parents[2] / "docs" / "cli.md"
+DOCS = Path(__file__).parents[2] / "docs"
 
 
-def commands() -> list[str]:
-    text = "\n".join(re.findall(r"^```(?:sh|bash)\n(.*?)^```", DOC.read_text(), re.DOTALL | re.MULTILINE))
+def commands(document: str) -> list[str]:
+    shown = (DOCS / document).read_text()
+    text = "\n".join(re.findall(r"^```(?:sh|bash)\n(.*?)^```", shown, re.DOTALL | re.MULTILINE))
     lines = text.replace("\\\n", " ").splitlines()
     return [re.sub(r'\)"?$', "", match[1]) for line in lines if (match := re.search(r"(?:^|\$\()(espalier .*)", line))]
 
@@ -31,10 +32,13 @@ def parsed(words: list[str]) -> click.Context:
     return command.make_context(command.name, words, parent=parent)
 
 
-@pytest.mark.parametrize("line", commands())
+PAGES = ("cli.md", "quickstart.md", "../README.md")
+
+
+@pytest.mark.parametrize("line", [line for page in PAGES for line in commands(page)])
 def test_a_documented_command_is_one(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    words = shlex.split(line)[1:]
+    words = shlex.split(line, comments=True)[1:]
     for word in words:
         if word in ("mnist", "flowers", "rated"):
             Path(word).mkdir()
@@ -45,7 +49,7 @@ def test_a_documented_command_is_one(line: str, tmp_path: Path, monkeypatch: pyt
 
 
 def test_all_commands_are_documented() -> None:
-    named = " ".join(commands())
+    named = " ".join(commands("cli.md"))
 
     def leaves(command: click.Command, name: str) -> list[str]:
         if isinstance(command, click.Group):
@@ -53,4 +57,4 @@ def test_all_commands_are_documented() -> None:
         return [name]
 
     assert [leaf for leaf in leaves(cli, "espalier") if leaf not in named and leaf != "espalier jobs watch"] == []
-    assert len(commands()) > 25
+    assert len(commands("cli.md")) > 25

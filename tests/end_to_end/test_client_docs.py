@@ -1,4 +1,4 @@
-"""docs/client.md and docs/cli.md do what they show, against the whole service with its workers."""
+"""docs/client.md, docs/cli.md and docs/quickstart.md do what they show, against the whole service with its workers."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import sklearn.datasets
+import yaml
 
 DOCS = Path(__file__).parents[2] / "docs"
 API_KEY = "esp_a-key-for-the-end-to-end-tests"
@@ -55,24 +56,31 @@ def test_the_snippets_are_one_program(
         assert word in printed
 
 
+def run_blocks(document: str, folder: Path, service: Any, python: str) -> str:
+    """The document's bash blocks as one script in `folder`, which has to end with 0; its stdout."""
+    for name, command in (("espalier", f'"{python}" -m espalier'), ("python", f'"{python}"')):
+        (folder / name).write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+        (folder / name).chmod(0o755)
+    environment = {
+        **os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "XDG_CONFIG_HOME": str(folder / "config"),
+        "ESPALIER_URL": service.url, "ESPALIER_API_KEY": API_KEY,
+    }  # fmt: skip
+    script = "set -euo pipefail\n" + "\n".join(blocks(document, "bash"))
+    ended = subprocess.run(
+        ["bash", "-c", script], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout
+
+
 @pytest.mark.timeout(600)
 def test_the_commands_are_one_script(service: Any, python: str, digits: Any, tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text(NET)
-    (tmp_path / "espalier").write_text(f'#!/bin/sh\nexec "{python}" -m espalier "$@"\n')
-    (tmp_path / "espalier").chmod(0o755)
     images, labels = digits
     np.savez(tmp_path / "digits.npz", **{"train.inputs": images, "train.targets": labels})
     np.save(tmp_path / "images.npy", images)
     np.save(tmp_path / "labels.npy", labels)
-    environment = {
-        **os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "XDG_CONFIG_HOME": str(tmp_path / "config"),
-        "ESPALIER_URL": service.url, "ESPALIER_API_KEY": API_KEY,
-    }  # fmt: skip
-    script = "set -euo pipefail\n" + "\n".join(blocks("cli.md", "bash"))
-    ended = subprocess.run(
-        ["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
-    assert ended.returncode == 0, ended.stdout + ended.stderr
+    printed = run_blocks("cli.md", tmp_path, service, python)
     assert len(blocks("cli.md", "bash")) == 3
     for made in (
         "pruned/model.safetensors",
@@ -82,4 +90,21 @@ def test_the_commands_are_one_script(service: Any, python: str, digits: Any, tmp
     ):
         assert (tmp_path / made).stat().st_size > 0, made
     assert (tmp_path / "small.safetensors").is_file()
-    assert "job\tstrategy\tseed\tconclusion" in ended.stdout
+    assert "job\tstrategy\tseed\tconclusion" in printed
+
+
+@pytest.mark.timeout(600)
+def test_the_quick_start_prunes(service: Any, python: str, tmp_path: Path) -> None:
+    printed = run_blocks("quickstart.md", tmp_path, service, python)
+    assert len(blocks("quickstart.md", "bash")) == 2
+    assert {"masks.safetensors", "model.safetensors", "plot.svg"} <= set(printed.split())
+
+
+def test_the_workflows_inputs_are_the_actions() -> None:
+    """The short workflows of README and quick start, as the one of docs/ci.md, ask for what action.yml takes."""
+    inputs = yaml.safe_load((DOCS.parent / "action.yml").read_text())["inputs"]
+    required = {name for name, row in inputs.items() if row["required"]}
+    for document in ("quickstart.md", "../README.md"):
+        [workflow] = [yaml.safe_load(block) for block in blocks(document, "yaml")]
+        given = workflow["jobs"]["prune"]["steps"][-1]["with"]
+        assert required <= set(given) <= set(inputs), document
