@@ -56,7 +56,7 @@ from api.routes import (
 )
 from api.services import opened
 from api.validation import on_invalid_request
-from api.web import assets, login, pages
+from api.web import assets, comparison_pages, login, pages
 from store import logs, traces
 from store.blobs import BlobsAway, Vanishing
 from store.database import AWAY
@@ -98,7 +98,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(metrics.router)
     app.include_router(tokens.router, prefix="/v1")
     app.include_router(_v1(), prefix="/v1")
-    for part in (assets, login, pages):
+    for part in (assets, login, pages, comparison_pages):
         app.include_router(part.router)
     app.openapi = partial(openapi.openapi_of, app)  # type: ignore[method-assign]
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -16,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from api.documents import EntryName
 from api.job_documents import entry_name
+from api.reported import number_in
 from api.routes.rounds import front_of
 from store import jobs
 from store.tables import Job, Round
@@ -107,14 +107,6 @@ def _measured(row: Round, *, pareto: bool, selected: bool) -> MeasuredRound:
             for name in names
         },
     )
-
-
-def number_in(values: Any, name: str) -> float | None:
-    """A finite number of a report's mapping; None where there is no such thing."""
-    value = values.get(name) if isinstance(values, dict) else None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if math.isfinite(value) else None
 
 
 def _count(values: Any, name: str) -> int | None:

@@ -13,7 +13,8 @@ from sqlalchemy.orm import Session
 
 from api.documents import EntryName
 from api.job_documents import entry_name
-from api.measured import MeasuredRound, measured_rounds, metric_of, number_in
+from api.measured import MeasuredRound, measured_rounds, metric_of
+from api.reported import mapping_in, number_in
 from store import jobs
 from store.tables import Job, Model, Round
 
@@ -26,6 +27,7 @@ SPLITS = ("train", "validation", "test")
 _LEAST_REMAINING = 1e-6
 _LARGEST = 1e9
 """What is larger, such as a loss that ran away, would press all else flat."""
+_MOST_STEPS = 2**53
 _MAX_LAYERS, _MAX_COLUMNS = 60, 60
 
 
@@ -152,7 +154,7 @@ def _lines(job: Job, metric: str, dense: float | None) -> tuple[Line, ...]:
 def _course(title: str, job: Job, rounds: Sequence[Round]) -> Course:
     ends, total = [], 0
     for row in rounds:
-        total += int(number_in(row.report, "steps") or 0)
+        total += _steps(row)
         ends.append(total)
     metrics: tuple[Metric, Metric] = ("accuracy", "loss")
     panels = []
@@ -173,18 +175,25 @@ def _series(rounds: Sequence[Round], ends: list[int], split: Any, metric: str) -
             continue
         steps.append(end)
         values.append(value)
-        stopping = row.report.get("early_stopping") or {}
-        at, least = number_in(stopping, "step"), number_in((stopping.get("metrics") or {}).get(split), metric)
-        length = number_in(row.report, "steps") or 0
+        stopping = mapping_in(row.report, "early_stopping")
+        at, least = number_in(stopping, "step"), number_in(mapping_in(mapping_in(stopping, "metrics"), split), metric)
+        length = _steps(row)
         if at is not None and 0 <= at < length and (least := _drawable(least)) is not None:
             best.append((int(end - length + at), least))
     return Series(split, tuple(steps), tuple(values), tuple(best))
 
 
+def _steps(row: Round) -> int:
+    """0 where nobody can have trained so many."""
+    steps = number_in(row.report, "steps")
+    return int(steps) if steps is not None and 0 <= steps < _MOST_STEPS else 0
+
+
 def _layers(title: str, job: Job, rounds: Sequence[Round]) -> Layers:
     table: dict[str, dict[int, float]] = {}
     for row in rounds:
-        for layer in row.report.get("layers") or []:
+        layers = row.report.get("layers")
+        for layer in layers if isinstance(layers, list) else []:
             density = number_in(layer, "density")
             if density is not None:
                 table.setdefault(str(layer.get("name")), {})[row.position] = min(1.0, max(0.0, density))

@@ -13,6 +13,7 @@ from api.documents import ArtifactDocument, RoundDocument
 from api.job_documents import entry_name
 from api.pages import Page, RowId, found, missing
 from api.problems import EVERYWHERE, documented
+from api.reported import numbers_in
 from api.routes.artifacts import artifact_document
 from api.services import Here
 from pruning.selection import RoundRecord, pareto_front
@@ -71,7 +72,7 @@ def front_of(rounds: Sequence[Round]) -> set[int]:
     """Positions of those on the Pareto front."""
     return pareto_front(
         [
-            RoundRecord(row.position, row.number, row.sparsity, row.report["metrics"].get("validation") or {})
+            RoundRecord(row.position, row.number, row.sparsity, numbers_in(row.report["metrics"].get("validation")))
             for row in rounds
         ]
     )
@@ -79,8 +80,11 @@ def front_of(rounds: Sequence[Round]) -> set[int]:
 
 def delta(metrics: dict[str, Any], dense: dict[str, Any]) -> dict[str, dict[str, float]]:
     """Each split's metrics less those of the dense network, where both have them."""
+    before = {split: numbers_in(dense[split]) for split in metrics if split in dense}
     return {
-        split: {name: value - dense[split][name] for name, value in values.items() if name in dense[split]}
+        split: {
+            name: value - before[split][name] for name, value in numbers_in(values).items() if name in before[split]
+        }
         for split, values in metrics.items()
-        if split in dense
+        if split in before
     }

@@ -18,7 +18,7 @@ from store.keys import Caller, caller_of
 router = APIRouter(include_in_schema=False)
 
 _MAX_FORM_BYTES = 4096
-_PAGE = re.compile(r"/(?:(?:jobs|models|datasets|compare)(?:/[a-z0-9_]+)*)?(?:\?[A-Za-z0-9_=&%.-]*)?")
+_PAGE = re.compile(r"/(?:(?:jobs|comparisons|models|datasets|compare)(?:/[a-z0-9_]+)*)?(?:\?[A-Za-z0-9_=&%.-]*)?")
 """What a login may lead to: pages of the dashboard, and no other address."""
 
 

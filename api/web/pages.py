@@ -188,7 +188,7 @@ def compare_page(
 def _listed(session: Session, rows: Sequence[Job]) -> list[dict[str, Any]]:
     """Each job with what a line about it tells: names, and its dense and its selected round. Four queries for any
     number of jobs."""
-    names = _names(session, Model, {row.model_id for row in rows}) | _names(
+    names = names_of(session, Model, {row.model_id for row in rows}) | names_of(
         session, Dataset, {row.dataset_id for row in rows}
     )
     wanted = select(Round).join(Job, Job.id == Round.job_id).where(Job.id.in_([row.id for row in rows]))
@@ -207,5 +207,5 @@ def _listed(session: Session, rows: Sequence[Job]) -> list[dict[str, Any]]:
     ]
 
 
-def _names(session: Session, entity: type[Model] | type[Dataset], ids: set[str]) -> dict[str, str]:
+def names_of(session: Session, entity: type[Model] | type[Dataset], ids: set[str]) -> dict[str, str]:
     return dict(session.execute(select(entity.id, entity.name).where(entity.id.in_(ids))).all())

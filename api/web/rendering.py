@@ -31,6 +31,9 @@ HEADERS = {
 }
 
 
+_LARGEST = 1e300
+
+
 def page(request: Request, template: str, status: int = 200, **values: Any) -> Response:
     """The ETag is the page's digest: what looks for changes is told that there are none."""
     caller = getattr(request.state, "caller", None)
@@ -101,7 +104,8 @@ def at(values: Any, *names: str) -> Any:
 
 
 def _is_number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """None that a float does not reach: no such thing was measured, and Python cannot format it as one."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST
 
 
 _environment = Environment(

@@ -9,9 +9,11 @@ document.addEventListener("click", async (event) => {
   if (button === null) return;
   button.disabled = true;
   try {
-    const job = await send(button.dataset.post);
-    const page = `/jobs/${encodeURIComponent(job.id)}`;
-    if (page !== location.pathname) location.assign(page);
+    const whole = await send(button.dataset.post);
+    const page = `/${whole.object}s/${encodeURIComponent(whole.id)}`;
+    // What had ended and is retried under its own id: the page is followed anew.
+    const isFollowed = document.querySelector("main[data-live]") !== null;
+    if (page !== location.pathname || !isFollowed) location.assign(page);
     else document.dispatchEvent(new Event("changed"));
   } catch (problem) {
     say(problem.message);

@@ -52,7 +52,9 @@ async function refresh() {
   etag = response.headers.get("etag");
   const page = new DOMParser().parseFromString(await response.text(), "text/html");
   await Promise.all([...document.querySelectorAll("[data-region]")].map((old) => replace(old, page)));
-  return page.querySelector("main[data-live]") !== null;
+  const isLive = page.querySelector("main[data-live]") !== null;
+  if (!isLive) document.querySelector("main").removeAttribute("data-live");
+  return isLive;
 }
 
 const shown = new Map();
