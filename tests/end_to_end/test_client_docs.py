@@ -73,13 +73,19 @@ def test_the_commands_are_one_script(service: Any, python: str, digits: Any, tmp
         ["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert len(blocks("cli.md", "bash")) == 3
+    assert len(blocks("cli.md", "bash")) == 4
     for made in (
         "pruned/model.safetensors",
         "pruned/plot.svg",
         "one-shot/masks.safetensors",
         "dense/model.safetensors",
+        "detached/model.safetensors",
+        "compared/model.safetensors",
+        "compared/table.csv",
+        "compared/plot.svg",
     ):
         assert (tmp_path / made).stat().st_size > 0, made
     assert (tmp_path / "small.safetensors").is_file()
-    assert "job\tstrategy\tseed\tconclusion" in ended.stdout
+    assert ended.stdout.count("recipe\tround\tsparsity\taccuracy\tseeds\ttime") == 2
+    assert "### Comparison passed" in ended.stdout
+    assert "](plot.svg)" in (tmp_path / "compared" / "summary.md").read_text()
