@@ -102,8 +102,13 @@ def rows(table: dict[str, Any]) -> list[list[str]]:
             words.percent(row["sparsity"]),
             words.measure(row["mean"]) + ("" if row["std"] is None else f" ± {row['std']:.4f}"),
             str(row["num_seeds"]),
-            words.duration(row["seconds_so_far"]),
+            _seconds(row["seconds_so_far"]),
             " ".join(word for word in ("recommended", "pareto") if row[word]),
         ]
         for row in table["data"]
     ]
+
+
+def _seconds(seconds: float | None) -> str:
+    """Recipes are told apart by less than whole seconds where all are quick."""
+    return words.duration(seconds) if seconds is None or seconds >= 60 else f"{seconds:.1f} s"
