@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from espalier import Client, Job
-from espalier.cli.exits import Exit, of_job
+from espalier.cli.exits import Exit, of_conclusion
 
 Begin = Callable[..., tuple[subprocess.Popen[str], Any]]
 
@@ -131,8 +131,7 @@ def test_canceled_is_4(begin: Begin, client: Client) -> None:
 
 
 def test_timed_out_is_4_too() -> None:
-    job: Any = {"conclusion": "timed_out"}
-    assert of_job(job) == Exit.CANCELED
+    assert of_conclusion("timed_out") == Exit.CANCELED
 
 
 def test_an_interrupt_cancels_where_that_was_asked_for(begin: Begin, client: Client) -> None:

@@ -81,16 +81,22 @@ def test_the_commands_are_one_script(service: Any, python: str, digits: Any, tmp
     np.save(tmp_path / "images.npy", images)
     np.save(tmp_path / "labels.npy", labels)
     printed = run_blocks("cli.md", tmp_path, service, python)
-    assert len(blocks("cli.md", "bash")) == 3
+    assert len(blocks("cli.md", "bash")) == 4
     for made in (
         "pruned/model.safetensors",
         "pruned/plot.svg",
         "one-shot/masks.safetensors",
         "dense/model.safetensors",
+        "detached/model.safetensors",
+        "compared/model.safetensors",
+        "compared/table.csv",
+        "compared/plot.svg",
     ):
         assert (tmp_path / made).stat().st_size > 0, made
     assert (tmp_path / "small.safetensors").is_file()
-    assert "job\tstrategy\tseed\tconclusion" in printed
+    assert printed.count("recipe\tround\tsparsity\taccuracy\tseeds\ttime") == 2
+    assert "### Comparison passed" in printed
+    assert "](plot.svg)" in (tmp_path / "compared" / "summary.md").read_text()
 
 
 @pytest.mark.timeout(600)

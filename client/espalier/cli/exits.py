@@ -16,7 +16,6 @@ from espalier.errors import (
     Unreachable,
     WaitTimedOut,
 )
-from espalier.shapes import Job
 
 
 class Exit(IntEnum):
@@ -39,14 +38,14 @@ _CONCLUSIONS = {
 }
 
 
-def of_job(job: Job) -> Exit:
-    """Of one that has ended."""
-    return _CONCLUSIONS[job["conclusion"] or "error"]
+def of_conclusion(conclusion: str | None) -> Exit:
+    """Of a job or a comparison that has ended."""
+    return _CONCLUSIONS[conclusion or "error"]
 
 
 def of_error(error: EspalierError | OSError) -> Exit:
     if isinstance(error, JobFailed):
-        return of_job(error.job)
+        return of_conclusion(error.job["conclusion"])
     if isinstance(error, WaitTimedOut):
         return Exit.GAVE_UP
     if isinstance(error, NotVerified):

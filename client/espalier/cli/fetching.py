@@ -28,6 +28,18 @@ def fetch_all(client: Client, output: Output, job: Job, folder: Path) -> list[Pa
     return [*paths, report, table, client.download_plot(job["id"], folder / "plot.svg")]
 
 
+def fetch_comparison(client: Client, output: Output, comparison_id: str, folder: Path) -> list[Path]:
+    """The recommended round's files, where there is one; the table, the plot and the summary."""
+    folder.mkdir(parents=True, exist_ok=True)
+    recommended = client.recommendation(comparison_id)
+    paths = [fetch(client, output, artifact, folder) for artifact in recommended["artifacts"]]
+    table, summary = folder / "table.csv", folder / "summary.md"
+    table.write_text(client.comparison_csv(comparison_id))
+    plot = client.download_comparison_plot(comparison_id, folder / "plot.svg")
+    summary.write_text(client.comparison_summary(comparison_id, plot=plot.name))
+    return [*paths, table, plot, summary]
+
+
 def fetch_round(
     client: Client, output: Output, job: Job, folder: Path, number: int | str | None, kinds: tuple[str, ...]
 ) -> list[Path]:

@@ -8,9 +8,12 @@ import click
 from click.shell_completion import CompletionItem
 
 from espalier.cli import settings, words
+from espalier.cli.comparing import watch_comparison
+from espalier.cli.comparison_tables import state_of
 from espalier.cli.connecting import connected
 from espalier.cli.output import Output
 from espalier.cli.pruning import show_verdict
+from espalier.cli.references import is_comparison
 from espalier.cli.watching import watch_to_end
 from espalier.client import Client
 from espalier.errors import EspalierError
@@ -80,7 +83,12 @@ def get(client: Client, output: Output, job_id: str) -> None:
 @click.option("--cancel-on-interrupt", is_flag=True, help="Ctrl-C cancels the job; else it goes on.")
 @connected
 def watch(client: Client, output: Output, job_id: str, timeout_seconds: float | None, cancel_on_interrupt: bool) -> int:
-    """Sparsity and accuracy as they come, until the job ends; then as `prune`."""
+    """Sparsity and accuracy as they come, until the job ends; then as `prune`. A comparison (cmp_...) as `compare`."""
+    if is_comparison(job_id):
+        return watch_comparison(
+            client, output, lambda: client.comparison(job_id), timeout_seconds=timeout_seconds,
+            cancel_on_interrupt=cancel_on_interrupt, out=None,
+        )  # fmt: skip
     job, code = watch_to_end(
         client,
         output,
@@ -103,7 +111,11 @@ def _say(output: Output, job: Job) -> None:
 @JOB
 @connected
 def cancel(client: Client, output: Output, job_id: str) -> None:
-    """End it; its completed rounds are kept."""
+    """End it; its completed rounds are kept. Of a comparison (cmp_...): all of its jobs."""
+    if is_comparison(job_id):
+        comparison = client.cancel_comparison(job_id)
+        output.result(comparison, lambda: output.line(f"{job_id}: {state_of(comparison)}"))
+        return
     _say(output, client.cancel(job_id))
 
 

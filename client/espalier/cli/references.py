@@ -33,6 +33,10 @@ class Shape(click.ParamType[tuple[int, ...]]):
             self.fail(f"{value!r} is no shape; give the sizes of one example, such as 1,28,28", param, ctx)
 
 
+def is_comparison(given: str) -> bool:
+    return given.startswith("cmp_")
+
+
 def model_id(
     client: Client,
     output: Output,

@@ -7,9 +7,10 @@ from pathlib import Path
 import click
 
 from espalier.cli.connecting import connected, printing
-from espalier.cli.fetching import fetch, fetch_all, fetch_round
+from espalier.cli.fetching import fetch, fetch_all, fetch_comparison, fetch_round
 from espalier.cli.ordering import JOB
 from espalier.cli.output import Output
+from espalier.cli.references import is_comparison
 from espalier.client import Client
 from espalier.provenance import verify as verify_file
 
@@ -25,9 +26,14 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 def download(
     client: Client, output: Output, job_id: str, out: Path, number: str | None, kinds: tuple[str, ...]
 ) -> None:
-    """The results of JOB, checked against their digests; or one artifact, by its id (art_...)."""
+    """The results of JOB, checked against their digests; or one artifact (art_...), or what a comparison
+    recommends (cmp_...), by its id."""
     if job_id.startswith("art_"):
         files = [fetch(client, output, client.artifact(job_id), out)]
+    elif is_comparison(job_id):
+        if number is not None or kinds:
+            raise click.UsageError("of a comparison all is downloaded; --round and --kind are for one of its jobs")
+        files = fetch_comparison(client, output, job_id, out)
     else:
         job = client.job(job_id)
         if number is None and not kinds:

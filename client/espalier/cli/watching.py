@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -13,15 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from espalier.cli import charts, words
-from espalier.cli.exits import Exit, of_job
-from espalier.cli.interrupts import held
+from espalier.cli.exits import Exit
 from espalier.cli.output import Output
+from espalier.cli.waiting import Watched, wait_to_end
 from espalier.client import Client
-from espalier.errors import WaitTimedOut
 from espalier.shapes import Job, Round
 
-CANCEL_SECONDS = 120.0
-"""How long an interrupted command waits for its canceled job to end."""
 LEAST_COLUMNS = 40
 
 
@@ -33,28 +30,9 @@ def watch_to_end(
     timeout_seconds: float | None = None,
     cancel_on_interrupt: bool = False,
 ) -> tuple[Job, Exit]:
-    """The job and what the process ends with. Whoever stops watching, by Ctrl-C or because the time is over, leaves
-    the job running, and is told how to go on. `begin` posts or reads it, and is not interrupted halfway."""
-    job: Job | None = None
-    try:
-        with held():
-            job = begin()
-        job = watch(client, output, job["id"], timeout_seconds)
-    except WaitTimedOut as error:
-        assert job is not None  # only watching takes time
-        output.say(f"{error}; {_how_to_go_on(job['id'])}")
-        return client.job(job["id"]), Exit.GAVE_UP
-    except KeyboardInterrupt:
-        if job is None:
-            raise
-        if not cancel_on_interrupt:
-            output.say(f"\n{_how_to_go_on(job['id'])}")
-            return job, Exit.GAVE_UP
-        output.say(f"\ncanceling {job['id']}")
-        with _second_interrupt_leaves():
-            client.cancel(job["id"])
-            job = watch(client, output, job["id"], CANCEL_SECONDS)
-    return job, of_job(job)
+    """The job and what the process ends with; see `wait_to_end`."""
+    watched = Watched(client.job, partial(watch, client, output), client.cancel)
+    return wait_to_end(output, watched, begin, timeout_seconds=timeout_seconds, cancel_on_interrupt=cancel_on_interrupt)
 
 
 def watch(client: Client, output: Output, job_id: str, timeout_seconds: float | None) -> Job:
@@ -134,21 +112,3 @@ def picture(job: Job, rounds: list[Round], width: int, height: int) -> Renderabl
 
 def _drawn(lines: list[str], style: str) -> list[Text]:
     return [Text(line, style=style, no_wrap=True) for line in lines]
-
-
-def _how_to_go_on(job_id: str) -> str:
-    return f"{job_id} goes on. Watch it: espalier watch {job_id}; cancel it: espalier jobs cancel {job_id}"
-
-
-@contextmanager
-def _second_interrupt_leaves() -> Iterator[None]:
-    """Whoever presses Ctrl-C twice means the second one, too: while the job is being canceled, leave at once."""
-
-    def leave(*_: object) -> None:
-        raise WaitTimedOut("left before the job had ended")
-
-    before = signal.signal(signal.SIGINT, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
