@@ -46,6 +46,9 @@ bench: $(VENV)/demo ## measure what is claimed of speed and memory, minutes; BEN
 screenshots: $(VENV)/dev ## take the pictures of docs/dashboard.md again (needs Chromium)
 	$(BIN)/python examples/screenshots.py
 
+zoo: $(VENV)/zoo ## programs of 90 families: read, trained, pruned, taken home; docs/models.md, hours; ZOO="--only timm:resnet"
+	$(BIN)/python -m zoo $(ZOO)
+
 check: $(VENV)/dev ## format, lint, strict types, import contract
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -60,7 +63,7 @@ format: $(VENV)/dev ## put the code into its format
 clean: ## remove the environment and everything that was built (never ./var: it holds your data)
 	rm -rf $(VENV) *.egg-info client/*.egg-info .*_cache
 
-$(VENV)/demo $(VENV)/dev $(VENV)/fuzz: $(VENV)/%: pyproject.toml client/pyproject.toml constraints.txt
+$(VENV)/demo $(VENV)/dev $(VENV)/fuzz $(VENV)/zoo: $(VENV)/%: pyproject.toml client/pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) -e ./client -e '.[$*]'
 	touch $@

@@ -101,8 +101,13 @@ def _expands(_trail: Trail, node: fx.Node, flows: list[Flow]) -> list[Flow] | No
 
 
 def _adds(trail: Trail, node: fx.Node, flows: list[Flow]) -> list[Flow] | None:
-    """A sum of two layers' outputs makes their units one; a plain number added would make pruned units live."""
+    """A sum of two layers' outputs makes their units one; a plain number added would make pruned units live.
+
+    Zero does not, with which the sum of a list of branches begins.
+    """
     sources = node.all_input_nodes
+    if len(sources) == 1 and any(isinstance(argument, int) and argument == 0 for argument in node.args):
+        return flows
     if len(sources) != 2 or shape_of(sources[0]) != shape_of(sources[1]):
         return None
     return flows if trail.tie(flows, trail.of(sources[1])) else None

@@ -8,7 +8,7 @@ import zipfile
 import pytest
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy, scaled_dot_product_attention
+from torch.nn.functional import cross_entropy, fold, scaled_dot_product_attention
 
 from pruning.data import Dataset
 from pruning.formats.architectures import build
@@ -310,3 +310,29 @@ def test_the_user_s_program_is_refused_with_its_place_and_the_remedy(tmp_path) -
     torch.export.save(torch.export.export(nn.Sequential(nn.Linear(4, 2)), (torch.zeros(2, 4),)), path)
     with pytest.raises(FormatError, match=r"a batch of exactly 2.*dynamic_shapes"):
         read_program(path)
+
+
+def test_dropout_in_place_stays_so_and_folding_is_read(tmp_path) -> None:
+    """What else reads the dropped tensor sees it dropped, as in the user's module."""
+
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.dropout, self.head = nn.Linear(8, 16), nn.Dropout(0.5, inplace=True), nn.Linear(16, 3)
+
+        def forward(self, x):
+            x = self.fc(x)
+            y = self.dropout(x) + x
+            return self.head(fold(y.unsqueeze(-1), (4, 4), (4, 4)).flatten(1))
+
+    model = Network().train()
+    export(model, (8,), tmp_path / "p.pt2")
+    program = read_program(tmp_path / "p.pt2")
+    assert isinstance(program.dropout, nn.Dropout)
+    x = torch.randn(5, 8)
+    for seed in range(3):
+        torch.manual_seed(seed)
+        theirs = model(x)
+        torch.manual_seed(seed)
+        assert torch.equal(program(x), theirs)
+    assert torch.equal(program.eval()(x), model.eval()(x))

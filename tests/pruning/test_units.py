@@ -124,6 +124,22 @@ def test_cutting_masked_units_out_changes_nothing(name) -> None:
         assert torch.equal(model(example), masked)
 
 
+def test_a_sum_that_begins_with_zero_is_one_of_its_branches() -> None:
+    class Branches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Conv2d(2, 4, 1)
+            self.branches, self.fc = nn.ModuleList(nn.Conv2d(4, 6, 1) for _ in range(3)), nn.Linear(6, 2)
+
+        def forward(self, x):
+            x = relu(self.stem(x))
+            return self.fc(relu(sum(branch(x) for branch in self.branches)).mean((2, 3)))
+
+    groups, reasons = find_units(Branches(), torch.randn(2, 2, 4, 4))
+    assert [group.layers for group in groups] == [("stem",), ("branches.0", "branches.1", "branches.2")]
+    assert list(reasons) == ["fc"]
+
+
 def test_layers_that_cannot_be_followed_say_why() -> None:
     class Odd(nn.Module):
         def __init__(self) -> None:

@@ -174,6 +174,7 @@ def embedding(call: Call, state: State) -> Lifted | None:
 
 _DROPOUTS: dict[str, type[nn.modules.dropout._DropoutNd]] = {
     "dropout": nn.Dropout,
+    "dropout_": nn.Dropout,
     "feature_dropout": nn.Dropout2d,
     "alpha_dropout": nn.AlphaDropout,
     "feature_alpha_dropout": nn.FeatureAlphaDropout,
@@ -184,11 +185,12 @@ def dropout(call: Call, state: State) -> Lifted | None:
     kind, p = _DROPOUTS[call.operator.split(".")[0]], call.plain("p")
     if kind is nn.Dropout2d:
         kind = {3: nn.Dropout1d, 5: nn.Dropout3d}.get(call.rank or 4, nn.Dropout2d)
+    inplace = call.operator == "dropout_.default"  # what else reads its input sees it changed, as in the user's own
     wanted = call.hint if "Dropout" in call.module_type else ""
-    if wanted not in state.layers or not state.layer(wanted, (kind, p), lambda: kind(p)):
+    if wanted not in state.layers or not state.layer(wanted, (kind, p, inplace), lambda: kind(p, inplace)):
         wanted = state.free_path(wanted, "dropout")
-        state.layer(wanted, (kind, p), lambda: kind(p))
-    return Lifted(wanted, (call.arguments["input"],))
+        state.layer(wanted, (kind, p, inplace), lambda: kind(p, inplace))
+    return Lifted(wanted, (call.arguments["self" if inplace else "input"],))
 
 
 class Attention(nn.Module):

@@ -17,8 +17,8 @@ ATEN = "torch.ops.aten."
 _LAYERS = """
 linear.default conv1d.default conv2d.default conv3d.default conv1d.padding conv2d.padding conv3d.padding
 conv_transpose1d.default conv_transpose2d.input conv_transpose3d.input batch_norm.default layer_norm.default
-group_norm.default instance_norm.default rms_norm.default embedding.default dropout.default feature_dropout.default
-alpha_dropout.default feature_alpha_dropout.default scaled_dot_product_attention.default
+group_norm.default instance_norm.default rms_norm.default embedding.default dropout.default dropout_.default
+feature_dropout.default alpha_dropout.default feature_alpha_dropout.default scaled_dot_product_attention.default
 lstm.input gru.input rnn_tanh.input rnn_relu.input
 """
 _ACTIVATIONS = """
@@ -32,8 +32,9 @@ _POOLING = """
 max_pool1d.default max_pool2d.default max_pool3d.default avg_pool1d.default avg_pool2d.default avg_pool3d.default
 adaptive_avg_pool1d.default adaptive_avg_pool2d.default adaptive_avg_pool3d.default adaptive_max_pool1d.default
 adaptive_max_pool2d.default adaptive_max_pool3d.default upsample_nearest1d.vec upsample_nearest2d.vec
-upsample_bilinear2d.vec upsample_bicubic2d.vec pad.default constant_pad_nd.default pixel_shuffle.default
-pixel_unshuffle.default unfold.default im2col.default channel_shuffle.default
+upsample_bilinear2d.vec upsample_bicubic2d.vec _upsample_bilinear2d_aa.vec _upsample_bicubic2d_aa.vec pad.default
+constant_pad_nd.default pixel_shuffle.default
+pixel_unshuffle.default unfold.default im2col.default col2im.default channel_shuffle.default
 """
 _SHAPES = """
 flatten.using_ints reshape.default view.default reshape_as.default view_as.default permute.default transpose.int
