@@ -14,7 +14,7 @@ _HEAD = """# Which models work
 
 Any PyTorch network that takes one tensor and gives logits, exported by
 `espalier.export_model(network, example_inputs, "network.pt2")` with torch 2.9 or later, can be uploaded
-(`format=exported_program`). What such a program needs in detail: [the client](../client/README.md).
+(`format=exported_program`). What such a program needs in detail: [models in](models-in.md).
 
 This page is made by `make zoo`, which tries {count} families: each in its smallest member, with drawn weights (nothing
 is downloaded), ten classes, small examples, in a process of its own. Of each it
