@@ -210,4 +210,5 @@ def _number(value: Any) -> float | None:
 
 
 def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    """None where no float reaches it: means are taken."""
+    return value if isinstance(value, int) and _number(value) is not None else None
