@@ -6,7 +6,7 @@ import statistics
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pruning.comparing import Entry, entries_of, table
@@ -120,6 +120,8 @@ STRANGE = st.recursive(
 )
 
 
+# No bound of time: a machine under load makes strange reports slowly.
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(st.sampled_from([*REPORT, "odd"]), STRANGE))
 def test_a_strange_report_is_read_without_an_error(report: dict[str, Any]) -> None:
     entries_of("a", 0, "job", [(0, 0, 0.0, report)])
