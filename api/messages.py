@@ -13,6 +13,7 @@ from store.tables import JobStatus
 from store.webhooks import PING, EventType
 
 _JOB, _PROJECT = "job_06h0z5x0qz30r16n9hjagjjk2d", "prj_06h0z5t1q2sd6gx8bq7wdtq4fm"
+_COMPARISON = "cmp_06h0z5x3c1w7e2vq8p5d9jk4nm"
 _AT = "2026-11-24T21:28:30.153991Z"
 Conclusion = Literal["passed", "gate_failed", "error", "canceled", "timed_out"]
 _REF = "#/components/schemas/{model}"
@@ -29,6 +30,13 @@ class RoundToldData(BaseModel):
     job: str
     project: str
     round: EntryName
+    status: JobStatus
+    conclusion: Conclusion | None
+
+
+class ComparisonToldData(BaseModel):
+    comparison: str
+    project: str
     status: JobStatus
     conclusion: Conclusion | None
 
@@ -52,6 +60,14 @@ class RoundTold(BaseModel):
     type: Literal["round.stored"]
     timestamp: datetime
     data: RoundToldData
+
+
+class ComparisonTold(BaseModel):
+    """The last job of a comparison has ended: `GET /v1/comparisons/{comparison}` has the rest."""
+
+    type: str = Field(pattern=r"^comparison\.[a-z]+$")
+    timestamp: datetime
+    data: ComparisonToldData
 
 
 class PingTold(BaseModel):
@@ -82,7 +98,10 @@ def _of(type_: str) -> tuple[type[BaseModel], dict[str, Any]]:
         return PingTold, {"webhook": "wh_06h0z5v3m9d8k2rj6p1yqx4t7c", "project": _PROJECT}
     if type_ == "round.stored":
         return RoundTold, {"job": _JOB, "project": _PROJECT, "round": 3, "status": "running", "conclusion": None}
-    status = type_.removeprefix("job.")
+    kind, _, status = type_.partition(".")
+    if kind == "comparison":
+        told = {"comparison": _COMPARISON, "project": _PROJECT, "status": status, "conclusion": _ENDS.get(status)}
+        return ComparisonTold, told
     return JobTold, {"job": _JOB, "project": _PROJECT, "status": status, "conclusion": _ENDS.get(status)}
 
 
