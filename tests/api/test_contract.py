@@ -198,6 +198,9 @@ def test_every_operation_takes_the_requests_that_it_is_for(
         archive: dict[str, Any] = {"params": {"format": "npz"}, "content": b"PK\x03\x04"}
         whole = {"Upload-Complete": "?1"}
         token = client.post(f"/v1/artifacts/{ids['artifact_id']}/links").json()["url"].partition("token=")[2]
+        comparison = BODIES["ComparisonRequest"] | {"model": model, "dataset": dataset}
+        to_pause, to_end, to_delete = ({"comparison_id": made("comparisons", json=comparison)} for _ in range(3))
+        client.post(f"/v1/comparisons/{to_delete['comparison_id']}/cancel").raise_for_status()
         special: dict[str, dict[str, Any]] = {
             "GET /links": {"params": {"token": token}},
             "POST /v1/auth/token": {"json": {"token": issuer.token()}},
@@ -209,12 +212,18 @@ def test_every_operation_takes_the_requests_that_it_is_for(
             "POST /v1/models": {"params": seeded},
             "POST /v1/datasets": archive,
             "POST /v1/jobs": {"json": BODIES["JobRequest"] | {"model": model, "dataset": dataset}},
+            "POST /v1/comparisons": {"json": comparison},
         }
         rows: dict[str, dict[str, str]] = {
             "PATCH /v1/jobs/{job_id}": {"job_id": queued},
             "POST /v1/jobs/{job_id}/pause": {"job_id": queued},
             "POST /v1/jobs/{job_id}/resume": {"job_id": queued},
             "POST /v1/jobs/{job_id}/cancel": {"job_id": canceled},
+            **{
+                f"POST /v1/comparisons/{{comparison_id}}/{verb}": to_end if verb in ("cancel", "retry") else to_pause
+                for verb in ("pause", "resume", "cancel", "retry")
+            },
+            "DELETE /v1/comparisons/{comparison_id}": to_delete,
             "DELETE /v1/models/{model_id}": {"model_id": made("models", params=seeded)},
             "DELETE /v1/datasets/{dataset_id}": {"dataset_id": made("datasets", **archive)},
         }
