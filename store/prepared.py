@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import sqlite3
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -48,21 +50,35 @@ class SqliteQuery:
         self._constants, self._order = compiled.params, compiled.positiontup or ()
         self._json = [i for i, column in enumerate(statement.selected_columns) if isinstance(column.type, JSON)]
         self._connection: sqlite3.Connection | None = None
+        self._next_try_at = 0.0
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        words, named = self._engine.dialect.create_connect_args(self._engine.url)
-        never_waits: dict[str, Any] = {**named, "timeout": 0, "isolation_level": None}
-        self._connection = sqlite3.connect(*words, **never_waits)  # type: ignore[call-overload]
+        """A database that is away keeps nobody from starting."""
+        self._connect()
         try:
-            self._connection.execute("PRAGMA query_only=ON")
             yield
         finally:
-            self._connection.close()
-            self._connection = None
+            if self._connection is not None:
+                self._connection.close()
+            self._connection, self._next_try_at = None, math.inf
+
+    def _connect(self) -> None:
+        if time.monotonic() < self._next_try_at:
+            return
+        self._next_try_at = time.monotonic() + AWAY_SECONDS
+        words, named = self._engine.dialect.create_connect_args(self._engine.url)
+        never_waits: dict[str, Any] = {**named, "timeout": 0, "isolation_level": None}
+        try:
+            self._connection = sqlite3.connect(*words, **never_waits)  # type: ignore[call-overload]
+            self._connection.execute("PRAGMA query_only=ON")
+        except sqlite3.Error as error:
+            log.info("a query is to be asked another way: %s", error)
 
     async def row(self, given: Mapping[str, str]) -> Row | None:
         """None: there is none, or the database did not answer."""
+        if self._connection is None:
+            self._connect()
         if self._connection is None:
             return None
         values = self._constants | given

@@ -128,7 +128,7 @@ def test_fields_that_are_wrong(refuses: Refuses, body: dict[str, Any], subtests:
         ({"queue_timeout_seconds": -1}, "/queue_timeout_seconds", "greater than 0"),
         ({"keep_rounds": "some"}, "/keep_rounds", "'all'"),
         ({"cache": "maybe"}, "/cache", "'on'"),
-        ({"artifacts": ["model", "onnx"]}, "/artifacts/1", "'ticket'"),
+        ({"artifacts": ["model", "tflite"]}, "/artifacts/1", "'ticket'"),
         ({"artifacts": []}, "/artifacts", "at least 1"),
         ({"metadata": {"a": 1}}, "/metadata/a", "string"),
         ({"metadata": {f"k{i}": "" for i in range(17)}}, "/metadata", "16"),

@@ -34,7 +34,7 @@ def test_artifacts_are_those_that_the_job_offers(client: TestClient, job_id: str
     ]
     first = artifacts[0]
     assert first.keys() == {
-        "id", "object", "job", "round", "kind", "format", "filename", "size_bytes", "sha256", "created_at",
+        "id", "object", "job", "round", "kind", "format", "filename", "size_bytes", "sha256", "verified", "created_at",
     }  # fmt: skip
     assert (first["object"], first["job"], first["filename"]) == ("artifact", job_id, "model.safetensors")
     assert first["sha256"] == hashlib.sha256(b"model 0").hexdigest()

@@ -78,7 +78,7 @@ def refused_requests(job_id: str, upload: str) -> list[Sent]:
             ("GET", f"/v1/jobs/{odd}", {}, b"")
             for odd in ["%00", "%2e%2e", "..%2f..%2fetc%2fpasswd", "%ff%fe", "%ed%a0%80", "%25%30%30", "a" * 8_000, "%"]
         ),
-        *(("GET", path, {}, b"") for path in ["/v1/%2e%2e/metrics/x", "//v1/jobs", "/v1/jobs%00", "/v1/./jobs/.."]),
+        *(("GET", path, {}, b"") for path in ["/v1/%2e%2e/metrics/x", "/v1//jobs", "/v1/jobs%00", "/v1/./jobs/.."]),
         *(("GET", f"/docs/assets/{odd}", {}, b"") for odd in ["..%2f..%2fapp.py", "%2e%2e/%2e%2e/app.py", "%00"]),
         # Queries.
         *(

@@ -86,6 +86,7 @@ def test_three_lines_make_a_job_and_the_rest_is_filled_in(client: TestClient, bo
         "done": False,
         "conclusion": None,
         "retried_from": None,
+        "comparison": None,
         "model": body["model"],
         "dataset": body["dataset"],
         "recipe": RECIPE,

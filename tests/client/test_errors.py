@@ -16,7 +16,7 @@ KEY = "esp_some-key"
 
 
 def test_a_refusal_carries_the_whole_problem(client: Client, references: dict[str, str]) -> None:
-    recipe = {"strategy": "lottery_ticket_reset", "schedule": {"fraction": 2}, "stop": {"rounds": 0}}
+    recipe = {"strategy": "lottery_ticket_reset", "schedule": {"fraction": 2}, "stop": {"rounds": -1}}
     with pytest.raises(ApiError) as caught:
         client.create_job(**references, recipe=recipe)
     error = caught.value

@@ -48,7 +48,7 @@ def test_the_snippets_are_one_program(
     for block in blocks("client.md", "python"):
         exec(compile(block, "client.md", "exec"), namespace)
     assert (namespace["job"]["conclusion"], namespace["job"]["selected_round"]) == ("passed", 2)
-    assert set(namespace["files"]) == {"model", "masks", "ticket", "program"}
+    assert set(namespace["files"]) == {"model", "masks", "ticket", "program", "card"}
     assert namespace["report"]["job"]["id"] == namespace["pareto"]["job"] == namespace["job"]["id"]
     assert all(file.is_file() for file in namespace["files"].values())
     printed = capsys.readouterr().out
